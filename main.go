@@ -1,0 +1,493 @@
+// Command volprep prepares volumes before an inference server starts: it
+// makes and hands over the directories of a layout, as uid 0 with CAP_CHOWN
+// and CAP_FOWNER alone, so that the server needs no capability at all.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"os/user"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"volprep/prep"
+	"volprep/spec"
+)
+
+// Exit statuses that no report gives.
+const (
+	exitUsage  = 2
+	exitLayout = 3
+	exitDrift  = 4
+)
+
+// version is set by the release build; else the module's is shown.
+var version = ""
+
+func main() {
+	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is the command line as a value: it gives the exit status.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	// What is made gets its mode from the layout, never from this process's umask.
+	syscall.Umask(0)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
+	err := c.app().RunContext(ctx, args)
+	var status exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	default:
+		fmt.Fprintf(stderr, "volprep: %v\n", err)
+		fmt.Fprintln(stderr, "volprep help shows the commands, volprep COMMAND -h an example")
+		return exitUsage
+	}
+}
+
+// exitError ends a command whose output has said everything already.
+type exitError int
+
+func (e exitError) Error() string { return "exit status " + strconv.Itoa(int(e)) }
+
+// command holds the streams of one run.
+type command struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+func (c *command) app() *cli.App {
+	cli.VersionPrinter = func(*cli.Context) { fmt.Fprintln(c.stdout, "volprep", versionText()) }
+	return &cli.App{
+		Name:                   "volprep",
+		Usage:                  "prepare volumes for servers that run without any privilege",
+		Version:                versionText(),
+		HideVersion:            true,
+		Reader:                 c.stdin,
+		Writer:                 c.stdout,
+		ErrWriter:              c.stderr,
+		EnableBashCompletion:   true,
+		Suggest:                true,
+		UseShortOptionHandling: true,
+		ExitErrHandler:         func(*cli.Context, error) {},
+		OnUsageError:           func(_ *cli.Context, err error, _ bool) error { return err },
+		Action:                 c.welcome,
+		Commands: []*cli.Command{
+			{Name: "apply", Usage: "make the volumes as the layout says", Action: c.apply,
+				Description: example("volprep apply -f examples/quickstart.yaml --root ./demo"),
+				Flags:       flags(layoutFlags, runFlags, applyFlags)},
+			{Name: "plan", Usage: "show what apply would do, and change nothing", Action: c.plan,
+				Description: example("volprep plan -f layout.yaml --format json"),
+				Flags: flags(layoutFlags, runFlags, []cli.Flag{
+					&cli.BoolFlag{Name: "exit-code", Usage: "exit with status 4 where something is to be done", EnvVars: variable("exit-code")}})},
+			{Name: "verify", Usage: "show in what the volumes differ from the layout", Action: c.verify,
+				Description: example("volprep verify -f layout.yaml"),
+				Flags:       flags(layoutFlags, runFlags)},
+			{Name: "validate", Usage: "check the layout alone", Action: c.validate,
+				Description: example("volprep validate -f layout.yaml"),
+				Flags:       flags(layoutFlags)},
+			{Name: "schema", Usage: "print the layout's JSON Schema", Action: c.schema,
+				Description: example("volprep schema > layout.schema.json")},
+			{Name: "version", Usage: "print the version", Action: c.version,
+				Description: example("volprep version --format json"),
+				Flags:       []cli.Flag{formatFlag()}},
+			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: c.completion,
+				Description: example("source <(volprep completion bash)")},
+		},
+	}
+}
+
+// example is the end of each command's help.
+func example(line string) string { return "Example:\n  " + line }
+
+// variable names the environment variable of a flag.
+func variable(flag string) []string {
+	return []string{"VOLPREP_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+}
+
+func flags(groups ...func() []cli.Flag) []cli.Flag {
+	var all []cli.Flag
+	for _, group := range groups {
+		all = append(all, group()...)
+	}
+	return all
+}
+
+func formatFlag() cli.Flag {
+	return &cli.StringFlag{Name: "format", Value: "text", Usage: "output as `text|json`", EnvVars: variable("format")}
+}
+
+// layoutFlags say where the layout and the values of its variables come from.
+func layoutFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the layout's `FILE`, - for standard input (default: VOLPREP_LAYOUT's text, /etc/volprep/layout.yaml)", EnvVars: variable("file")},
+		&cli.StringSliceFlag{Name: "set", Usage: "a variable's value, `NAME=VALUE`, again for more (or VOLPREP_VAR_NAME)"},
+		formatFlag(),
+	}
+}
+
+// runFlags are for commands that look at volumes.
+func runFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "root", Usage: "put every path of the layout below `DIR`", EnvVars: variable("root")},
+		&cli.StringSliceFlag{Name: "only", Usage: "take only what lies at or below `PATH`, again for more", EnvVars: variable("only")},
+		&cli.StringFlag{Name: "borrow", Value: string(prep.BorrowAuto), Usage: "look into closed directories by borrowing them: `auto|on-mismatch|never`", EnvVars: variable("borrow")},
+		&cli.IntFlag{Name: "jobs", Usage: "workers of a walk over contents (default: the CPUs that the cgroup allows)", EnvVars: variable("jobs")},
+		&cli.DurationFlag{Name: "timeout", Usage: "end the run after this time", EnvVars: variable("timeout")},
+		&cli.StringFlag{Name: "log-format", Value: "auto", Usage: "logs as `console|json|auto`", EnvVars: variable("log-format")},
+		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "the least `LEVEL` that is logged: debug, info, warn, error", EnvVars: variable("log-level")},
+		&cli.StringFlag{Name: "report", Usage: "write the JSON report to `FILE`", EnvVars: variable("report")},
+	}
+}
+
+// applyFlags are for apply alone.
+func applyFlags() []cli.Flag {
+	return nil
+}
+
+// defaultLayout is where an image or a ConfigMap puts the layout.
+const defaultLayout = "/etc/volprep/layout.yaml"
+
+// sizeLimit is one byte more than a layout may have, so that one that is too
+// large is refused without being read to its end.
+const sizeLimit = 1<<20 + 1
+
+// readLayout finds the layout's text and gives it with its name for messages.
+func (c *command) readLayout(ctx *cli.Context) (name string, text []byte, err error) {
+	name = ctx.String("file")
+	inline, given := os.LookupEnv("VOLPREP_LAYOUT")
+	switch {
+	case name == "-":
+		text, err = io.ReadAll(io.LimitReader(c.stdin, sizeLimit))
+		return "standard input", text, err
+	case given && (name == "" || !ctx.IsSet("file")):
+		return "VOLPREP_LAYOUT", []byte(inline), nil
+	case name == "":
+		name = defaultLayout
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return name, nil, fmt.Errorf("opening the layout: %w: name it with -f, or give its text in VOLPREP_LAYOUT", err)
+	}
+	defer file.Close()
+	text, err = io.ReadAll(io.LimitReader(file, sizeLimit))
+	return name, text, err
+}
+
+// layout reads and parses; what is wrong with it has been printed when it fails.
+func (c *command) layout(ctx *cli.Context) (*spec.Layout, []byte, error) {
+	if ctx.Args().Present() {
+		return nil, nil, fmt.Errorf("%q is one word too many: the layout is given with -f", ctx.Args().First())
+	}
+	if format := ctx.String("format"); format != "text" && format != "json" {
+		return nil, nil, fmt.Errorf("--format %s: must be text or json", format)
+	}
+	variables := map[string]string{}
+	for _, entry := range os.Environ() {
+		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, "VOLPREP_VAR_") {
+			variables[strings.TrimPrefix(name, "VOLPREP_VAR_")] = value
+		}
+	}
+	for _, assignment := range ctx.StringSlice("set") {
+		name, value, ok := strings.Cut(assignment, "=")
+		if !ok {
+			return nil, nil, fmt.Errorf("--set %s: must be NAME=VALUE", assignment)
+		}
+		variables[name] = value
+	}
+	name, text, err := c.readLayout(ctx)
+	if err != nil {
+		fmt.Fprintln(c.stderr, "volprep:", err)
+		return nil, nil, exitError(exitLayout)
+	}
+	layout, problems := spec.Parse(name, text, spec.Options{Variables: variables, LookupUser: lookupUser, LookupGroup: lookupGroup})
+	if len(problems) > 0 {
+		fmt.Fprintln(c.stderr, problems.Error())
+	}
+	if layout == nil {
+		c.terminate(problems.Error())
+		return nil, nil, exitError(exitLayout)
+	}
+	return layout, text, nil
+}
+
+// lookupUser and lookupGroup ask the system's user database, where there is one.
+func lookupUser(name string) (uint32, bool) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, false
+	}
+	return parseID(u.Uid)
+}
+
+func lookupGroup(name string) (uint32, bool) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, false
+	}
+	return parseID(g.Gid)
+}
+
+func parseID(text string) (uint32, bool) {
+	id, err := strconv.ParseUint(text, 10, 32)
+	return uint32(id), err == nil
+}
+
+// options makes the engine's options of the flags.
+func (c *command) options(ctx *cli.Context) (prep.Options, error) {
+	options := prep.Options{
+		Root:   ctx.String("root"),
+		Only:   ctx.StringSlice("only"),
+		Borrow: prep.Borrow(ctx.String("borrow")),
+		Jobs:   ctx.Int("jobs"),
+	}
+	switch options.Borrow {
+	case prep.BorrowAuto, prep.BorrowOnMismatch, prep.BorrowNever:
+	default:
+		return options, fmt.Errorf("--borrow %s: must be auto, on-mismatch or never", options.Borrow)
+	}
+	for _, path := range options.Only {
+		if !strings.HasPrefix(path, "/") {
+			return options, fmt.Errorf("--only %s: must be an absolute path of the layout", path)
+		}
+	}
+	if options.Jobs < 1 {
+		options.Jobs = runtime.GOMAXPROCS(0)
+	}
+	level, err := zerolog.ParseLevel(ctx.String("log-level"))
+	if err != nil {
+		return options, fmt.Errorf("--log-level %s: must be debug, info, warn or error", ctx.String("log-level"))
+	}
+	var out io.Writer
+	switch format := ctx.String("log-format"); {
+	case format == "json", format == "auto" && !isTerminal(c.stderr):
+		out = c.stderr
+	case format == "console", format == "auto":
+		out = zerolog.ConsoleWriter{Out: c.stderr, TimeFormat: time.TimeOnly, NoColor: !coloured(c.stderr)}
+	default:
+		return options, fmt.Errorf("--log-format %s: must be console, json or auto", format)
+	}
+	options.Log = zerolog.New(out).Level(level).With().Timestamp().Logger()
+	return options, nil
+}
+
+// isTerminal tells whether a stream ends at a terminal.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(file.Fd())
+}
+
+// coloured follows https://no-color.org.
+func coloured(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == ""
+}
+
+// look runs one of the engine's commands on the layout and prints its report.
+func (c *command) look(ctx *cli.Context, engine func(context.Context, *spec.Layout, prep.Options) *prep.Report, print func(*prep.Report, io.Writer, bool)) (*prep.Report, error) {
+	options, err := c.options(ctx)
+	if err != nil {
+		return nil, err
+	}
+	layout, _, err := c.layout(ctx)
+	if err != nil {
+		return nil, err
+	}
+	run := ctx.Context
+	if limit := ctx.Duration("timeout"); limit > 0 {
+		var cancel context.CancelFunc
+		run, cancel = context.WithTimeout(run, limit)
+		defer cancel()
+	}
+	report := engine(run, layout, options)
+	if err := c.print(ctx, report, print); err != nil {
+		return nil, err
+	}
+	if status := report.ExitStatus(); status != 0 {
+		return report, exitError(status)
+	}
+	return report, nil
+}
+
+// print writes a report where it belongs: standard output, --report, and
+// after a failure the termination log.
+func (c *command) print(ctx *cli.Context, report *prep.Report, print func(*prep.Report, io.Writer, bool)) error {
+	if name := ctx.String("report"); name != "" {
+		if err := writeReport(name, report); err != nil {
+			report.AddFailure(&prep.Failure{Path: name, Doing: "writing the report", Err: err, Mend: "name a file that this process may write", Class: prep.ClassFailed})
+		}
+	}
+	if report.ExitStatus() != 0 {
+		c.terminate(report.Termination())
+	}
+	var err error
+	if ctx.String("format") == "json" {
+		err = report.JSON(c.stdout)
+	} else {
+		var text strings.Builder
+		print(report, &text, coloured(c.stdout))
+		_, err = io.WriteString(c.stdout, text.String())
+	}
+	if err != nil {
+		fmt.Fprintln(c.stderr, "volprep: writing standard output:", err)
+	}
+	return nil
+}
+
+func writeReport(name string, report *prep.Report) error {
+	file, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(report.JSON(file), file.Close())
+}
+
+// terminationLog is where the kubelet reads why a container ended.
+const terminationLog = "/dev/termination-log"
+
+// terminate leaves a short account for the kubelet. The file is there before
+// the container starts, or nobody reads it: it is never made.
+func (c *command) terminate(text string) {
+	file, err := os.OpenFile(terminationLog, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	io.WriteString(file, text[:min(len(text), 4096)])
+}
+
+func (c *command) apply(ctx *cli.Context) error {
+	_, err := c.look(ctx, prep.Apply, (*prep.Report).Account)
+	return err
+}
+
+func (c *command) plan(ctx *cli.Context) error {
+	report, err := c.look(ctx, prep.Plan, (*prep.Report).Tree)
+	if err == nil && ctx.Bool("exit-code") && len(report.Actions) > 0 {
+		return exitError(exitDrift)
+	}
+	return err
+}
+
+func (c *command) verify(ctx *cli.Context) error {
+	_, err := c.look(ctx, prep.Verify, (*prep.Report).Verdict)
+	return err
+}
+
+func (c *command) validate(ctx *cli.Context) error {
+	layout, _, err := c.layout(ctx)
+	if err != nil {
+		return err
+	}
+	directories := 0
+	for _, volume := range layout.Volumes {
+		directories += 1 + len(volume.Directories)
+	}
+	fmt.Fprintf(c.stdout, "%s: %d volumes, %d directories, %d expectations: valid\n", layout.Source, len(layout.Volumes), directories, len(layout.Expect))
+	return nil
+}
+
+func (c *command) schema(*cli.Context) error {
+	_, err := c.stdout.Write(spec.Schema())
+	return err
+}
+
+// build says what this binary was made from.
+type build struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+	OS      string `json:"os"`
+	Arch    string `json:"arch"`
+}
+
+func thisBuild() build {
+	b := build{Version: version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if ok && b.Version == "" {
+		b.Version = info.Main.Version
+	}
+	if ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				b.Commit = setting.Value
+			}
+		}
+	}
+	return b
+}
+
+func versionText() string {
+	b := thisBuild()
+	return fmt.Sprintf("%s %s %s/%s", b.Version, b.Go, b.OS, b.Arch)
+}
+
+func (c *command) version(ctx *cli.Context) error {
+	if ctx.String("format") == "json" {
+		return json.NewEncoder(c.stdout).Encode(thisBuild())
+	}
+	fmt.Fprintln(c.stdout, "volprep", versionText())
+	return nil
+}
+
+// welcome is volprep without a command.
+func (c *command) welcome(ctx *cli.Context) error {
+	if name := ctx.Args().First(); name != "" {
+		return fmt.Errorf("%q is no command", name)
+	}
+	fmt.Fprint(c.stderr, `volprep prepares volumes before a server starts. What next?
+
+  volprep validate -f layout.yaml    is the layout right?
+  volprep plan -f layout.yaml        what would be done, with which capability?
+  volprep apply -f layout.yaml       do it
+  volprep help                       all commands
+`)
+	return exitError(exitUsage)
+}
+
+// completions are the scripts by which a shell asks volprep itself for words.
+var completions = map[string]string{
+	"bash": `_volprep() {
+  local words
+  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" --generate-bash-completion 2>/dev/null)
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _volprep volprep
+`,
+	"zsh": `#compdef volprep
+_volprep() {
+  local -a words_
+  words_=("${(@f)$("${words[@]:0:#words[@]-1}" --generate-bash-completion 2>/dev/null)}")
+  _describe volprep words_ || _files
+}
+compdef _volprep volprep
+`,
+	"fish": `complete -c volprep -f -n __fish_use_subcommand -a "(volprep --generate-bash-completion)"
+complete -c volprep -n "not __fish_use_subcommand" -a "(eval (commandline -opc) --generate-bash-completion)"
+`,
+}
+
+func (c *command) completion(ctx *cli.Context) error {
+	script, ok := completions[ctx.Args().First()]
+	if !ok {
+		return fmt.Errorf("completion %q: must be bash, zsh or fish", ctx.Args().First())
+	}
+	_, err := io.WriteString(c.stdout, script)
+	return err
+}

@@ -1,0 +1,167 @@
+package prep
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"volprep/spec"
+)
+
+// Plan reports what Apply would do, and changes nothing. What lies behind a
+// directory that this process may not look into is unknown.
+func Plan(ctx context.Context, layout *spec.Layout, options Options) *Report {
+	return survey(ctx, "plan", layout, options)
+}
+
+// Verify reports in what the volumes differ from the layout, and changes nothing.
+func Verify(ctx context.Context, layout *spec.Layout, options Options) *Report {
+	return survey(ctx, "verify", layout, options)
+}
+
+func survey(ctx context.Context, command string, layout *spec.Layout, options Options) *Report {
+	e := newEngine(ctx, command, options)
+	for _, tree := range e.trees(layout) {
+		e.surveyVolume(tree)
+	}
+	return e.finishReport()
+}
+
+func (e *engine) surveyVolume(tree *node) {
+	at, err := e.locate(tree)
+	if err != nil {
+		if tree.volume.Optional && errors.Is(err, unix.ENOENT) {
+			e.skip(tree, "the volume is optional and its root is missing")
+			return
+		}
+		e.fail(tree, e.failed(tree.path, "opening the volume", err, nil))
+		return
+	}
+	defer at.close(e.kernel)
+	if at.root >= 0 {
+		e.survey(tree, at.root)
+		return
+	}
+	info, err := look(e.kernel, at.parent)
+	if err != nil {
+		e.fail(tree, e.failed(path.Dir(tree.path), "looking at the directory above the volume", err, nil))
+		return
+	}
+	e.surveyMissing(tree, tree.born(info.State, e.caller))
+}
+
+// survey looks at an existing directory and all below it.
+func (e *engine) survey(n *node, fd int) {
+	if e.interrupted(n) {
+		return
+	}
+	info, err := look(e.kernel, fd)
+	if err != nil {
+		e.fail(n, e.failed(n.path, "looking at the directory", err, nil))
+		return
+	}
+	if info.Type != fs.ModeDir {
+		e.refuse(n, info)
+		return
+	}
+	e.report.Summary.Scanned++
+	have := info.State
+	if old, ok := slipOf(info, e.caller); ok {
+		have = old.restore(have)
+		returned := e.borrowing(n.path, have, OpReturn, "planned", 0)
+		returned.Reason = "an earlier run was killed while it borrowed it"
+		e.report.Actions = append(e.report.Actions, returned)
+		e.report.Drift = append(e.report.Drift, Drift{Path: n.path, Is: info.State.String(), Want: have.String()})
+	}
+	want := n.wanted(have, e.caller)
+	if !e.trusted(n, info, want) {
+		e.surveyChildren(n, fd, have, want)
+	}
+	e.final[n.path] = want
+	if have.equal(want) {
+		e.report.Summary.Unchanged++
+		return
+	}
+	e.report.Summary.Changed++
+	e.report.Drift = append(e.report.Drift, Drift{Path: n.path, Is: have.String(), Want: want.String()})
+	for _, action := range e.differences(n, have, want) {
+		action.Status = "planned"
+		e.report.Actions = append(e.report.Actions, action)
+	}
+}
+
+func (e *engine) surveyChildren(n *node, fd int, have, want State) {
+	borrowed := false
+	needBorrow := func() {
+		if borrowed {
+			return
+		}
+		borrowed = true
+		e.report.Actions = append(e.report.Actions,
+			e.borrowing(n.path, have, OpBorrow, "planned", 0), e.borrowing(n.path, have, OpReturn, "planned", 0))
+	}
+	for _, child := range n.children {
+		below, err := e.walker.below(fd, child.name)
+		switch {
+		case err == nil:
+			e.survey(child, below)
+			e.kernel.Close(below)
+		case err == unix.EACCES:
+			needBorrow()
+			e.unknown(child, n.path)
+		case err != unix.ENOENT:
+			e.fail(child, e.failed(child.path, "opening the directory", err, nil))
+		case child.only() == spec.OnlyExisting:
+			e.skip(child, "it is missing, and only: existing never makes it")
+		default:
+			if !permits(have, e.caller, spec.PermWrite|spec.PermExecute) {
+				needBorrow()
+			}
+			e.surveyMissing(child, child.born(want, e.caller))
+		}
+	}
+}
+
+// surveyMissing is survey for a directory that apply would make.
+func (e *engine) surveyMissing(n *node, born State) {
+	e.report.Summary.Created++
+	e.final[n.path] = born
+	e.report.Drift = append(e.report.Drift, Drift{Path: n.path, Is: "missing", Want: born.String()})
+	e.report.Actions = append(e.report.Actions, e.making(n, born, "planned"))
+	for _, child := range n.children {
+		if child.only() != spec.OnlyExisting {
+			e.surveyMissing(child, child.born(born, e.caller))
+		}
+	}
+}
+
+// unknown notes that a directory and all below it cannot be seen.
+func (e *engine) unknown(n *node, behind string) {
+	e.report.Unknown = append(e.report.Unknown, Unknown{Path: n.path, Behind: behind,
+		Mend: "put this container into the group of " + printable(behind) + " (fsGroup, supplementalGroups, group_add), or let apply borrow it"})
+	for _, child := range n.children {
+		e.unknown(child, behind)
+	}
+}
+
+// permits tells whether the kernel lets the caller, without CAP_DAC_OVERRIDE,
+// have the permissions on an inode.
+func permits(s State, caller Caller, need spec.Perm) bool {
+	class, granted := spec.Perm(s.Mode&7), false
+	if s.UID == caller.UID {
+		return spec.Perm(s.Mode>>6&7)&need == need
+	}
+	for _, entry := range s.accessACL().Entries {
+		switch {
+		case entry.Tag == spec.TagUser && entry.ID == caller.UID:
+			return entry.Perm&s.mask()&need == need
+		case entry.Tag == spec.TagGroupObj && caller.in(s.GID), entry.Tag == spec.TagGroup && caller.in(entry.ID):
+			class = 0
+			granted = granted || entry.Perm&s.mask()&need == need
+		}
+	}
+	return granted || class&need == need
+}
