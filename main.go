@@ -92,11 +92,10 @@ func (c *command) app() *cli.App {
 		Commands: []*cli.Command{
 			{Name: "apply", Usage: "make the volumes as the layout says", Action: c.apply,
 				Description: example("volprep apply -f examples/quickstart.yaml --root ./demo"),
-				Flags:       flags(layoutFlags, runFlags, applyFlags)},
+				Flags:       flags(layoutFlags, runFlags)},
 			{Name: "plan", Usage: "show what apply would do, and change nothing", Action: c.plan,
 				Description: example("volprep plan -f layout.yaml --format json"),
-				Flags: flags(layoutFlags, runFlags, []cli.Flag{
-					&cli.BoolFlag{Name: "exit-code", Usage: "exit with status 4 where something is to be done", EnvVars: variable("exit-code")}})},
+				Flags:       flags(layoutFlags, runFlags, planFlags)},
 			{Name: "verify", Usage: "show in what the volumes differ from the layout", Action: c.verify,
 				Description: example("volprep verify -f layout.yaml"),
 				Flags:       flags(layoutFlags, runFlags)},
@@ -157,9 +156,9 @@ func runFlags() []cli.Flag {
 	}
 }
 
-// applyFlags are for apply alone.
-func applyFlags() []cli.Flag {
-	return nil
+// planFlags are for plan alone.
+func planFlags() []cli.Flag {
+	return []cli.Flag{&cli.BoolFlag{Name: "exit-code", Usage: "exit with status 4 where something is to be done", EnvVars: variable("exit-code")}}
 }
 
 // defaultLayout is where an image or a ConfigMap puts the layout.
@@ -218,7 +217,7 @@ func (c *command) layout(ctx *cli.Context) (*spec.Layout, []byte, error) {
 		return nil, nil, exitError(exitLayout)
 	}
 	layout, problems := spec.Parse(name, text, spec.Options{Variables: variables, LookupUser: lookupUser, LookupGroup: lookupGroup})
-	if len(problems) > 0 {
+	if len(problems.List) > 0 {
 		fmt.Fprintln(c.stderr, problems.Error())
 	}
 	if layout == nil {

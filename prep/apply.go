@@ -23,6 +23,7 @@ func Apply(ctx context.Context, layout *spec.Layout, options Options) *Report {
 			e.applyVolume(tree)
 		}
 	}
+	e.prove(layout)
 	return e.finishReport()
 }
 
@@ -72,7 +73,7 @@ func (e *engine) makeRoot(tree *node, at place) {
 	for i := len(at.missing) - 2; i >= 0; i-- {
 		above := *tree.volume
 		above.Defaults = spec.Attributes{}
-		parent = &node{volume: &above, path: tree.path, name: at.missing[i], children: []*node{parent}}
+		parent = &node{volume: &above, path: path.Dir(parent.path), name: at.missing[i], children: []*node{parent}}
 	}
 	info, err := look(e.kernel, at.parent)
 	if err != nil {
@@ -99,11 +100,12 @@ func (e *engine) prepare(n *node, fd int) {
 		return
 	}
 	e.report.Summary.Scanned++
-	if info, err = e.returnOrphan(fd, n.path, info); err != nil {
+	have, err := e.returnOrphan(fd, n.path, info)
+	if err != nil {
 		e.fail(n, e.failed(n.path, "giving back what an earlier run borrowed", err, &info.State))
 		return
 	}
-	want := n.wanted(info.State, e.caller)
+	want := n.wanted(have, e.caller)
 	if e.trusted(n, info, want) {
 		e.settle(n, info.State)
 		return
@@ -213,12 +215,13 @@ func (e *engine) finish(n *node, fd int, want State, fresh bool) {
 		return
 	}
 	info, err := look(e.kernel, fd)
-	if err == nil && !fresh && info.equal(want) {
+	_, noted := slipOf(info, e.caller)
+	if err == nil && !fresh && !noted && info.equal(want) {
 		e.settle(n, info.State)
 		return
 	}
 	if err == nil {
-		err = e.become(fd, want, orderOptions{})
+		err = e.become(fd, want, orderOptions{named: n.named()})
 	}
 	if err != nil {
 		doing := "finishing the directory"

@@ -79,10 +79,15 @@ func changeTimes(t testing.TB, dir string) map[string]unix.StatxTimestamp {
 // applied runs apply with the two capabilities and wants this exit status.
 func applied(t testing.TB, layout *spec.Layout, options Options, status int) *Report {
 	t.Helper()
+	return appliedInGroups(t, layout, options, status)
+}
+
+// appliedInGroups is applied with supplementary groups.
+func appliedInGroups(t testing.TB, layout *spec.Layout, options Options, status int, groups ...uint32) *Report {
+	t.Helper()
 	var report *Report
-	asVolprep(t, func() {
-		caller := Caller{}
-		options.Caller = &caller
+	withCapabilities(t, chownAndFowner, groups, func() {
+		options.Caller = &Caller{Groups: groups}
 		report = Apply(context.Background(), layout, options)
 	})
 	if report.ExitStatus() != status {
@@ -141,7 +146,7 @@ func TestAnEmptyVolumeBecomesWhatTheLayoutSays(t *testing.T) {
 			t.Errorf("the tree is\n%swant\n%s", got, nimTree)
 		}
 		before := changeTimes(t, dir)
-		second := applied(t, layout, Options{Root: dir}, 0)
+		second := appliedInGroups(t, layout, Options{Root: dir}, 0, 2000)
 		if second.Result != "unchanged" || len(second.Actions) > 0 {
 			t.Errorf("second run: %s %+v", second.Line(), second.Actions)
 		}
@@ -149,6 +154,10 @@ func TestAnEmptyVolumeBecomesWhatTheLayoutSays(t *testing.T) {
 			if before[path] != ctime {
 				t.Errorf("%s: the second run moved its ctime", path)
 			}
+		}
+		third := applied(t, layout, Options{Root: dir}, 0)
+		if third.Result != "unchanged" || len(third.Actions) != 2 || third.Actions[0].Op != OpBorrow || third.Actions[1].Op != OpReturn {
+			t.Errorf("a run outside the group: %s %+v", third.Line(), third.Actions)
 		}
 	})
 }

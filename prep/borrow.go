@@ -13,21 +13,7 @@ import (
 // calls that need it, opens or makes what it must, and gives it back. A chown
 // keeps mode, setgid and ACLs, so nobody but uid 0 gains anything; the price
 // is that the owner's own new lookups fail in between.
-//
-// A run that is killed while it borrows leaves a directory that belongs to
-// uid 0, and nothing but the directory itself could tell whose it was: its
-// parent may be just as closed. So before the chown the owner is written onto
-// the inode, in its access time, which CAP_FOWNER may set, which changes
-// nobody's access and which is there on every file system that can say who
-// owns a file. This is the slip. Giving back takes the directory off first and
-// the slip after, so at no instant does a borrowed directory lack one. A later
-// run that meets a directory of its own with a slip gives it back.
-//
-// The slip lies in the future, so that relatime mounts leave it alone. Only
-// the owner of a directory can write one, and it counts only once uid 0 owns
-// the directory: whoever forges a slip can at most get back, by a later run,
-// a directory that was once his and that somebody handed to root in between
-// without the layout naming its owner.
+// What a run that is killed meanwhile leaves, the slip of slip.go mends.
 
 // Borrow says when a directory may be borrowed.
 type Borrow string
@@ -42,55 +28,15 @@ const (
 	BorrowNever Borrow = "never"
 )
 
-// The slip's form: seconds of a tag, the owner's upper half and a check;
-// nanoseconds of a tag, the owner bits of the mode and the owner's lower half.
-// The seconds stay below 2^31, which is all that xfs without bigtime and ext4
-// with small inodes can hold.
-const (
-	slipSeconds     = 0x7e << 24 // December 2036
-	slipNanoseconds = 0x2a << 24
-)
-
-// slip is what a borrower writes of a directory's state.
-type slip struct {
-	uid uint32
-	// ownerBits is the owner's digit of the mode, 0 to 7.
-	ownerBits uint32
-}
-
-func (s slip) check() uint32 {
-	return (s.uid ^ s.uid>>8 ^ s.uid>>16 ^ s.uid>>24 ^ s.ownerBits ^ 0x5a) & 0xff
-}
-
-func (s slip) time() unix.Timespec {
-	return unix.Timespec{
-		Sec:  int64(slipSeconds | s.uid>>16<<8 | s.check()),
-		Nsec: int64(slipNanoseconds | s.ownerBits<<16 | s.uid&0xffff),
-	}
-}
-
-// slipOf reads the slip of a directory that this process owns.
-func slipOf(info inodeInfo, caller Caller) (slip, bool) {
-	sec, nsec := uint64(info.access.Sec), uint64(info.access.Nsec)
-	if info.UID != caller.UID || sec&^0xffffff != slipSeconds || nsec&^0x7ffff != slipNanoseconds {
-		return slip{}, false
-	}
-	s := slip{
-		uid:       uint32(sec)>>8&0xffff<<16 | uint32(nsec)&0xffff,
-		ownerBits: uint32(nsec) >> 16 & 7,
-	}
-	return s, s.check() == uint32(sec)&0xff
-}
-
 // loan is a directory that is borrowed just now.
 type loan struct {
 	fd    int
 	path  string
 	since time.Time
-	// was is the state to give back, and times what the slip replaced.
+	// was is the state to give back, and access the time that the slip replaced.
 	was    State
 	opened bool // owner bits were added
-	times  unix.Timespec
+	access unix.Timespec
 }
 
 // ownerDigit is the owner's rwx of a mode.
@@ -108,10 +54,9 @@ func (e *engine) borrow(fd int, path string, ownerNamed bool) (*loan, error) {
 	if err != nil {
 		return nil, e.failed(path, doing, err, nil)
 	}
-	l := &loan{fd: fd, path: path, since: time.Now(), was: info.State, times: info.access}
+	l := &loan{fd: fd, path: path, since: time.Now(), was: info.State, access: accessTime(info, e.caller)}
 	if old, ok := slipOf(info, e.caller); ok {
 		l.was = old.restore(l.was)
-		l.times = unix.Timespec{Nsec: unix.UTIME_NOW}
 	}
 	if l.was.UID != e.caller.UID && e.caller.UID != 0 {
 		return nil, e.failed(path, doing, unix.EPERM, &l.was)
@@ -122,15 +67,20 @@ func (e *engine) borrow(fd int, path string, ownerNamed bool) (*loan, error) {
 		f.Err = fmt.Errorf("its owner may not read, write and search it (mode %04o), and adding that would cost it setgid for good", info.Mode)
 		return nil, f
 	}
-	if err := e.writeSlip(l, ownerNamed); err != nil {
+	if l.was.UID != e.caller.UID && ownerIsLeast(l.was) {
+		return nil, e.failed(path, doing, errOwnerIsLeast, &l.was)
+	}
+	note := slip{uid: l.was.UID, ownerDigit: ownerDigit(l.was.Mode), veil: noVeil}
+	if err := e.writeSlip(fd, note); err != nil && !(ownerNamed && !l.opened) {
 		return nil, e.failed(path, doing, err, &l.was)
 	}
 	if info.UID != e.caller.UID {
 		if err := e.kernel.Fchownat(fd, int(e.caller.UID), -1); err != nil {
-			e.clearSlip(l)
+			e.clearSlip(fd, l.access)
 			return nil, e.failed(path, doing, err, &l.was)
 		}
 		e.used("CAP_CHOWN")
+		e.used("CAP_FOWNER")
 	}
 	if l.opened {
 		if err := e.kernel.Fchmod(fd, info.StatMode()|0o700); err != nil {
@@ -138,38 +88,6 @@ func (e *engine) borrow(fd int, path string, ownerNamed bool) (*loan, error) {
 		}
 	}
 	return l, nil
-}
-
-// writeSlip notes the owner on the inode and reads it back.
-func (e *engine) writeSlip(l *loan, ownerNamed bool) error {
-	want := slip{uid: l.was.UID, ownerBits: ownerDigit(l.was.Mode)}.time()
-	err := e.kernel.Utimensat(l.fd, &[2]unix.Timespec{want, {Nsec: unix.UTIME_OMIT}})
-	if err == nil {
-		var info inodeInfo
-		if info, err = look(e.kernel, l.fd); err == nil && info.access != want {
-			err = fmt.Errorf("the file system does not keep an access time to the nanosecond, in which the owner would be noted; name the directory's owner in the layout: %w", unix.EOPNOTSUPP)
-		}
-	}
-	if err == nil && l.was.UID != e.caller.UID {
-		e.used("CAP_FOWNER")
-	}
-	if ownerNamed && err != unix.ENOENT {
-		return nil
-	}
-	return err
-}
-
-func (e *engine) clearSlip(l *loan) {
-	if err := e.kernel.Utimensat(l.fd, &[2]unix.Timespec{l.times, {Nsec: unix.UTIME_OMIT}}); err != nil {
-		e.log.Warn().Str("path", printable(l.path)).Err(err).Msg("the access time could not be put back")
-	}
-}
-
-// restore is the state that a slip remembers.
-func (s slip) restore(have State) State {
-	have.UID = s.uid
-	have = withOwnerDigit(have, s.ownerBits)
-	return have
 }
 
 func withOwnerDigit(s State, digit uint32) State {
@@ -190,7 +108,9 @@ func (e *engine) giveBack(l *loan) error {
 		}
 	}
 	lent := time.Since(l.since)
-	e.clearSlip(l)
+	if err := e.clearSlip(l.fd, l.access); err != nil {
+		return e.failed(l.path, doing, err, &l.was)
+	}
 	info, err := look(e.kernel, l.fd)
 	if err != nil {
 		return e.failed(l.path, doing, err, &l.was)
@@ -202,18 +122,20 @@ func (e *engine) giveBack(l *loan) error {
 	return nil
 }
 
-// returnOrphan gives back what a killed run had borrowed, and is the state after that.
-func (e *engine) returnOrphan(fd int, path string, info inodeInfo) (inodeInfo, error) {
+// returnOrphan gives back what a killed run had borrowed; the state is what
+// the directory had before that run.
+func (e *engine) returnOrphan(fd int, path string, info inodeInfo) (State, error) {
 	old, ok := slipOf(info, e.caller)
 	if !ok {
-		return info, nil
+		return info.State, nil
 	}
 	was := old.restore(info.State)
-	l := &loan{fd: fd, path: path, since: time.Now(), was: was, opened: was.Mode != info.Mode, times: unix.Timespec{Nsec: unix.UTIME_NOW}}
-	if err := e.giveBack(l); err != nil {
-		return info, err
+	if old.veil != noVeil {
+		// The order that was interrupted begins anew when the directory is finished.
+		return was, nil
 	}
-	return look(e.kernel, fd)
+	l := &loan{fd: fd, path: path, since: time.Now(), was: was, opened: was.Mode != info.Mode, access: accessTime(info, e.caller)}
+	return was, e.giveBack(l)
 }
 
 // attempts bounds how often a step is tried again when somebody else's run,

@@ -30,6 +30,8 @@ type Options struct {
 	Borrow Borrow
 	// Jobs is the number of workers of a contents walk; at least 1.
 	Jobs int
+	// AllowUnknown lets an expectation pass that could not be seen.
+	AllowUnknown bool
 	// Log gets one event for each change.
 	Log zerolog.Logger
 }
@@ -105,11 +107,6 @@ func (e *engine) interrupted(n *node) bool {
 		e.fail(n, e.failed(n.path, "preparing the volume", context.Cause(e.ctx), nil))
 	}
 	return true
-}
-
-// ownerNamed: the layout says to whom an existing directory belongs.
-func (n *node) ownerNamed() bool {
-	return n.listed != nil && n.listed.Only != spec.OnlyCreate && n.listed.Owner != nil
 }
 
 // trees plants the layout's volumes, pruned to what the run takes.
@@ -192,9 +189,13 @@ func (e *engine) mountPoint(at place) error {
 	return nil
 }
 
-// carryOut makes one step.
-func (e *engine) carryOut(fd int, step Step) error {
+// carryOut makes one step. access is the access time that a slip replaces.
+func (e *engine) carryOut(fd int, step Step, access unix.Timespec) error {
 	switch step.Op {
+	case opNote:
+		return e.writeSlip(fd, step.Slip)
+	case opForget:
+		return e.clearSlip(fd, access)
 	case OpChown:
 		return e.kernel.Fchownat(fd, step.UID, step.GID)
 	case OpChmod:
@@ -245,6 +246,8 @@ func (s Step) doing() string {
 		return "removing the access ACL"
 	case OpSetDefault:
 		return "changing the default ACL to " + s.ACL.String()
+	case opNote, opForget:
+		return "noting on the directory whose it is"
 	default:
 		return "removing the default ACL"
 	}
@@ -259,32 +262,43 @@ func (e *engine) become(fd int, want State, options orderOptions) error {
 		return err
 	}
 	options.noACL = !info.acls
+	access := accessTime(info, e.caller)
 	for range 3 {
+		_, options.noted = slipOf(info, e.caller)
 		options.keepVeil = e.keepVeil[info.identity.dev]
 		steps, err := transition(info.State, want, e.caller, options)
-		if err != nil || len(steps) == 0 {
+		if err != nil {
 			return err
 		}
-		have := info.State
+		have, device := info.State, info.identity.dev
 		for _, step := range steps {
-			if err := e.carryOut(fd, step); err != nil {
+			if err := e.carryOut(fd, step, access); err != nil {
 				return &stepError{step, have, err}
 			}
 			e.used(step.capability(have, e.caller))
 			have = step.after(have, e.caller)
+			if step.Unveil && e.lostSetgid(fd) {
+				e.keepVeil[device] = true
+				break
+			}
 		}
-		before := info
 		if info, err = look(e.kernel, fd); err != nil {
 			return err
 		}
 		if info.equal(want) {
+			if _, left := slipOf(info, e.caller); left {
+				return e.clearSlip(fd, access)
+			}
 			return nil
-		}
-		if steps[len(steps)-1].Unveil && info.Mode&setgidBit == 0 {
-			e.keepVeil[before.identity.dev] = true
 		}
 	}
 	return fmt.Errorf("%w: it is %s and should be %s", errNotAsAsked, info.State, want)
+}
+
+// lostSetgid tells whether a directory that just had setgid has it no more.
+func (e *engine) lostSetgid(fd int) bool {
+	info, err := look(e.kernel, fd)
+	return err == nil && info.Mode&setgidBit == 0
 }
 
 func cmpOr(text, otherwise string) string {

@@ -76,6 +76,9 @@ func (e *engine) failed(path, doing string, err error, have *State) *Failure {
 	case errors.As(err, &needs):
 		f.Class = ClassNotPermitted
 		f.Mend = fmt.Sprintf("put this container into group %d (fsGroup, supplementalGroups, group_add)", needs.gid)
+	case errors.Is(err, errOwnerIsLeast):
+		f.Class = ClassNotPermitted
+		f.Mend = "give its owner at least what group and others have, name owner, group and mode in the layout, or put this container into its group"
 	case errors.Is(err, errCrossing):
 		f.Class = ClassRefused
 		f.Mend = "list that mount as a volume of its own, or take it away"

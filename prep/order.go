@@ -1,6 +1,7 @@
 package prep
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -17,8 +18,9 @@ import (
 //	ordinary | no setgid is wanted, or its group is ours   | narrow to the meet, chown, default ACL, widen
 //	direct   | setgid for a foreign group, the group is    | default ACL, permissions, chown
 //	         | ours as yet and gains nothing meanwhile     |
-//	veiled   | setgid for a foreign group, otherwise       | veil, chown to our group, default ACL, veiled
-//	         |                                             | permissions, setgid, chown, unveil
+//	veiled   | setgid for a foreign group, otherwise       | (note, chown to us,) veil, chown to our group,
+//	         |                                             | default ACL, veiled permissions, setgid, chgrp,
+//	         |                                             | unveil, chown(, forget)
 //
 // Why there are four: without CAP_FSETID, chmod(2) and a write of the access
 // ACL clear setgid where the directory's group is not one of ours
@@ -28,6 +30,10 @@ import (
 // the group is one of ours, which is mostly group 0. The veil keeps processes
 // of that group out: the owning group's entry is empty, and an entry that
 // names the wanted group carries its permissions.
+//
+// The veiled order takes group and setgid away for a while. Where the layout
+// does not name them, or the owner, it begins by noting them on the inode
+// (slip.go), for a run that is killed in between.
 //
 // The meet of two states gives each class what both give it. Under the old
 // owner it is no more than before, under the new one no more than after.
@@ -51,6 +57,9 @@ const (
 	OpRemoveDefault Op = "remove-default-acl"
 	OpBorrow        Op = "borrow"
 	OpReturn        Op = "return"
+	// opNote writes a slip and opForget clears it.
+	opNote   Op = "note"
+	opForget Op = "forget"
 )
 
 // Step is one system call of an order.
@@ -69,6 +78,8 @@ type Step struct {
 	// equals the permission wanted, becomes the group's, and ext4, xfs and
 	// btrfs keep setgid; tmpfs and overlayfs do not.
 	Unveil bool
+	// Slip is for opNote.
+	Slip slip
 }
 
 // Caller is the process that acts: its file system ids and groups.
@@ -307,6 +318,11 @@ type orderOptions struct {
 	noACL bool
 	// sheltered: nobody else can reach the directory, so no order can open it.
 	sheltered bool
+	// named: the layout names owner, group and mode, so that a run that is
+	// killed loses nothing which the next could not know.
+	named bool
+	// noted: a killed run's slip is on the inode already.
+	noted bool
 }
 
 // transition gives the steps from one state of a directory to another; none
@@ -340,6 +356,8 @@ func transition(have, want State, caller Caller, options orderOptions) ([]Step, 
 		o.chown(want.UID, want.GID)
 	case options.noACL, twofold(want):
 		return nil, errNeedsGroup{want.GID}
+	case !options.named && (ownerIsLeast(have) || ownerIsLeast(want)):
+		return nil, errOwnerIsLeast
 	default:
 		o.veil(have, want, options)
 	}
@@ -367,6 +385,14 @@ func gainsNothing(have, want State, caller Caller) bool {
 		return false
 	}
 	return group&^(have.Mode>>3&7) == 0 && (other&^(have.Mode&7) == 0 || other&^group == 0 && other&^owner == 0)
+}
+
+// errOwnerIsLeast: taking such a directory would put its owner into a class that may do more.
+var errOwnerIsLeast = errors.New("its owner may do less with it than others, and would gain while it is taken from him")
+
+// ownerIsLeast tells whether some other class may do what the owner may not.
+func ownerIsLeast(s State) bool {
+	return (s.Mode>>3&7&uint32(s.mask())|s.Mode&7|namedPerms(s))&^ownerDigit(s.Mode) != 0
 }
 
 // namedPerms is what any named entry of a state grants.
@@ -399,13 +425,30 @@ func (o *order) veil(have, want State, options orderOptions) {
 	wanted := spec.Perm(want.Mode>>3&7)&want.mask() | permOf(want, named)
 	first := veiled(meet(have, want), want.GID, had&wanted)
 	first.Mode &^= setgidBit
-	o.permissions(first)
-	o.chown(want.UID, o.caller.GID)
+	if options.named {
+		o.permissions(first)
+		o.chown(want.UID, o.caller.GID)
+	} else {
+		if !options.noted {
+			o.add(Step{Op: opNote, Slip: slipFor(have, first.Access)})
+		}
+		o.chown(o.caller.UID, o.now.GID)
+		o.permissions(first)
+		o.chown(o.caller.UID, o.caller.GID)
+	}
 	o.defaults(want.Default)
 	under := veiled(want, want.GID, wanted)
 	o.permissions(under)
-	o.chown(want.UID, want.GID)
+	if options.named {
+		o.chown(want.UID, want.GID)
+	} else {
+		o.chown(o.caller.UID, want.GID)
+	}
 	if !want.Access.Extended() && !options.keepVeil {
 		o.add(Step{Op: OpRemoveAccess, Unveil: true})
+	}
+	if !options.named {
+		o.chown(want.UID, want.GID)
+		o.add(Step{Op: opForget})
 	}
 }

@@ -68,16 +68,7 @@ func (e *engine) closeOff(fd int) error {
 		return fmt.Errorf("%w (%s, %s)", errStagingForeign, typeName(info.Type), info.State)
 	}
 	want := State{Type: fs.ModeDir, UID: e.caller.UID, GID: e.caller.GID, Mode: 0o700}
-	steps, err := transition(info.State, want, e.caller, orderOptions{sheltered: true})
-	if err != nil {
-		return err
-	}
-	for _, step := range steps {
-		if err := e.carryOut(fd, step); err != nil {
-			return err
-		}
-	}
-	return nil
+	return e.become(fd, want, orderOptions{sheltered: true})
 }
 
 // stagedName is a name that no other run uses.
@@ -96,7 +87,8 @@ func (e *engine) build(n *node, dir int, parent State, missing []*node) {
 		}
 		e.place(n, dir, parent, child)
 	}
-	if err := e.within(dir, n.path, n.ownerNamed(), func() error { return e.unstage(dir) }); err != nil && err != unix.ENOENT {
+	err := e.within(dir, n.path, n.ownerNamed(), func() error { return e.unstage(dir) })
+	if err != nil && !(err == unix.ENOENT && !e.exists(dir, StagingName)) {
 		e.fail(n, e.failed(n.path+"/"+StagingName, "removing the staging directory", err, nil))
 	}
 }
@@ -122,6 +114,7 @@ func (e *engine) place(n *node, dir int, parent State, child *node) {
 				e.kernel.Close(fd)
 				return
 			}
+			e.closeAny(fd)
 		}
 		// ENOENT: another run has cleared the staging directory away.
 		if err != unix.ENOENT {
@@ -138,6 +131,7 @@ func (e *engine) grow(n *node, dir int, parent State, child *node) (fd int, err 
 		stage, err = e.stage(dir)
 		return err
 	}); err != nil {
+		e.closeAny(stage)
 		return -1, err
 	}
 	defer e.kernel.Close(stage)
@@ -159,6 +153,13 @@ func (e *engine) grow(n *node, dir int, parent State, child *node) (fd int, err 
 		err = errors.Join(err, razeErr)
 	}
 	return -1, err
+}
+
+// closeAny closes a descriptor, if it is one.
+func (e *engine) closeAny(fd int) {
+	if fd >= 0 {
+		e.kernel.Close(fd)
+	}
 }
 
 // renameNew renames without ever replacing anything.

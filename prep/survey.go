@@ -27,6 +27,9 @@ func survey(ctx context.Context, command string, layout *spec.Layout, options Op
 	for _, tree := range e.trees(layout) {
 		e.surveyVolume(tree)
 	}
+	if command == "verify" {
+		e.prove(layout)
+	}
 	return e.finishReport()
 }
 
@@ -80,7 +83,10 @@ func (e *engine) survey(n *node, fd int) {
 	if !e.trusted(n, info, want) {
 		e.surveyChildren(n, fd, have, want)
 	}
-	e.final[n.path] = want
+	e.final[n.path] = have
+	if e.report.Command != "verify" {
+		e.final[n.path] = want
+	}
 	if have.equal(want) {
 		e.report.Summary.Unchanged++
 		return
@@ -128,7 +134,9 @@ func (e *engine) surveyChildren(n *node, fd int, have, want State) {
 // surveyMissing is survey for a directory that apply would make.
 func (e *engine) surveyMissing(n *node, born State) {
 	e.report.Summary.Created++
-	e.final[n.path] = born
+	if e.report.Command != "verify" {
+		e.final[n.path] = born
+	}
 	e.report.Drift = append(e.report.Drift, Drift{Path: n.path, Is: "missing", Want: born.String()})
 	e.report.Actions = append(e.report.Actions, e.making(n, born, "planned"))
 	for _, child := range n.children {
@@ -164,4 +172,20 @@ func permits(s State, caller Caller, need spec.Perm) bool {
 		}
 	}
 	return granted || class&need == need
+}
+
+// AccessAt answers what an identity may do at paths of a layout: as the
+// volumes are, or, with after, as they would be after apply.
+func AccessAt(ctx context.Context, layout *spec.Layout, options Options, c Credentials, paths []string, after bool) []Access {
+	e := newEngine(ctx, "access", options)
+	if after {
+		for _, tree := range e.trees(layout) {
+			e.surveyVolume(tree)
+		}
+	}
+	var answers []Access
+	for _, path := range paths {
+		answers = append(answers, Evaluate(c, path, func(path string) ([]Component, error) { return e.chain(layout, path) }))
+	}
+	return answers
 }

@@ -98,6 +98,16 @@ func (n *node) attributes() spec.Attributes {
 	return n.listed.Attributes
 }
 
+// ownerNamed: the layout says to whom an existing directory belongs.
+func (n *node) ownerNamed() bool {
+	return n.listed != nil && n.listed.Only != spec.OnlyCreate && n.listed.Owner != nil
+}
+
+// named: the layout says owner, group and the whole mode of an existing directory.
+func (n *node) named() bool {
+	return n.ownerNamed() && n.listed.Group != nil && n.listed.Mode != nil && n.listed.Mode.Absolute
+}
+
 func (n *node) umask() uint32 {
 	if n.listed == nil {
 		return n.volume.Umask
