@@ -213,8 +213,18 @@ func TestDockerTwoServersWithTwoUIDsOnOneCache(t *testing.T) {
 	if status == 0 || !strings.Contains(stderr, "permission denied") {
 		t.Errorf("a server outside the group read the cache: exit status %d\n%s", status, stderr)
 	}
-	if report, _, status := d.prepare(t, string(layout), mounts...); status != 0 || report.Result != "unchanged" {
-		t.Errorf("the second apply: exit status %d, %+v, want unchanged", status, report)
+	// Outside the group, volprep must borrow the closed directories to look into them, and nothing else.
+	report, _, status := d.prepare(t, string(layout), mounts...)
+	if status != 0 || report.Result != "unchanged" || len(report.Actions) == 0 {
+		t.Errorf("the second apply: exit status %d, %+v, want unchanged with borrowed directories", status, report)
+	}
+	for _, action := range report.Actions {
+		if action.Op != "borrow" && action.Op != "return" {
+			t.Errorf("the second apply does %s to %s", action.Op, action.Path)
+		}
+	}
+	if report, _, status := d.prepare(t, string(layout), append(mounts, "--group-add", "2000")...); status != 0 || len(report.Actions) != 0 {
+		t.Errorf("as a member of the group, apply: exit status %d, %+v, want no action", status, report)
 	}
 }
 

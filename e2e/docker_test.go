@@ -95,7 +95,7 @@ func (d docker) prepare(t testing.TB, layout string, options ...string) (applyRe
 	t.Helper()
 	args := append([]string{"run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--cap-add", "CHOWN",
 		"--cap-add", "FOWNER", "--security-opt", "no-new-privileges", "--env", "VOLPREP_LAYOUT=" + layout}, options...)
-	stdout, stderr, status := d.command(append(args, volprepImage, "apply", "--format", "json", "--report", "/dev/stdout")...).output(t)
+	stdout, stderr, status := d.command(append(args, volprepImage, "apply", "--format", "json")...).output(t)
 	var report applyReport
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil && status < 2 {
 		t.Fatalf("volprep's report is no JSON: %v\n%s%s", err, stdout, stderr)
