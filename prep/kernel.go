@@ -41,4 +41,10 @@ type Kernel interface {
 	// Getdents is getdents64(2) on a descriptor opened for reading.
 	Getdents(fd int, buffer []byte) (int, error)
 	Close(fd int) error
+	// StatxName, OpenName and GetAccessName are statx(2), openat(2) and
+	// getxattrat(2) of the access ACL, never following a link, for a contents walk: name
+	// points at a name ended by a NUL, in the buffer of [Kernel.Getdents].
+	StatxName(dir int, name *byte, flags, mask int, stat *unix.Statx_t) error
+	OpenName(dir int, name *byte, flags int) (int, error)
+	GetAccessName(dir int, name *byte, value []byte) (int, error)
 }
