@@ -38,6 +38,36 @@ func orNil(errno unix.Errno) error {
 	return errno
 }
 
+// withoutFchmodat2 is set for good once fchmodat2(2), of Linux 6.6, turns out
+// to be unknown to the kernel or to a seccomp profile.
+var withoutFchmodat2 atomic.Bool
+
+var emptyName [1]byte
+
+func (s system) FchmodDirect(fd int, mode uint32) error {
+	if withoutFchmodat2.Load() {
+		return s.Fchmod(fd, mode)
+	}
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_FCHMODAT2, uintptr(fd), uintptr(unsafe.Pointer(&emptyName[0])), uintptr(mode), unix.AT_EMPTY_PATH, 0, 0)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+		case unix.ENOSYS, unix.EPERM, unix.EINVAL, unix.ENOENT:
+			// EPERM is the answer of a seccomp profile, or of the file system:
+			// the other way tells.
+			err := s.Fchmod(fd, mode)
+			if err == nil {
+				withoutFchmodat2.Store(true)
+			}
+			return err
+		default:
+			return errno
+		}
+	}
+}
+
 // withoutGetxattrat is set for good once getxattrat(2), of Linux 6.13, turns
 // out to be unknown to the kernel or to a seccomp profile.
 var withoutGetxattrat atomic.Bool

@@ -21,7 +21,12 @@ func (k *worker) entries(f *folder, dir int, entries []byte) {
 			k.push(f, name, -1)
 		case !mine && entry.kind() != unix.DT_UNKNOWN:
 		default:
-			err := k.check(f, dir, name, mine)
+			var err error
+			if mine && k.wrongInARow >= presumedWrong && entry.kind() != unix.DT_UNKNOWN {
+				err = k.openAndMend(f, dir, name, true)
+			} else {
+				err = k.check(f, dir, name, mine)
+			}
 			if err == unix.EACCES {
 				// The folder may not be searched, and neither may the rest be.
 				k.closedEntries(f, dir, entries, mine)
@@ -48,6 +53,10 @@ func (k *worker) push(parent *folder, name []byte, fd int) {
 	k.folders = append(k.folders, f)
 }
 
+// presumedWrong is after how many wrong entries in a row the next is opened at
+// once: in a tree where all is wrong that saves the look by name.
+const presumedWrong = 8
+
 // check looks at one entry by its name, and changes it if it is not right.
 // EACCES alone says that the folder may not be searched.
 func (k *worker) check(f *folder, dir int, name []byte, mine bool) error {
@@ -66,6 +75,8 @@ func (k *worker) check(f *folder, dir int, name []byte, mine bool) error {
 	}
 	k.scannedHere++
 	regular := kind == unix.S_IFREG
+	wrong := k.wrongInARow
+	k.wrongInARow = 0
 	if !k.rule.always && k.rule.plainlyRight(regular, stat.Uid, stat.Gid, uint32(stat.Mode)) {
 		if !regular || k.rule.access == nil {
 			return nil
@@ -78,9 +89,18 @@ func (k *worker) check(f *folder, dir int, name []byte, mine bool) error {
 			return nil
 		}
 	}
+	k.wrongInARow = wrong + 1
+	return k.openAndMend(f, dir, name, false)
+}
+
+// openAndMend opens an entry and makes it right; unseen is that nobody looked at it yet.
+func (k *worker) openAndMend(f *folder, dir int, name []byte, unseen bool) error {
 	fd, err := k.kernel.OpenName(dir, &name[0], unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
 	if err != nil {
 		return err
+	}
+	if unseen {
+		k.scannedHere++
 	}
 	k.mend(f, name, fd)
 	k.kernel.Close(fd)
@@ -219,6 +239,7 @@ func (k *worker) mend(f *folder, name []byte, fd int) {
 		return
 	}
 	if v.right() && !k.rule.always {
+		k.wrongInARow = 0
 		return
 	}
 	if kind&fs.ModeDevice != 0 {
@@ -309,7 +330,7 @@ func (k *worker) carryOut(fd int, step Step, encoded []byte) error {
 	case step.Op == OpChown:
 		return k.kernel.Fchownat(fd, step.UID, step.GID)
 	case step.Op == OpChmod:
-		return k.kernel.Fchmod(fd, step.Mode)
+		return k.kernel.FchmodDirect(fd, step.Mode)
 	case step.Op == OpSetAccess, step.Op == OpRemoveAccess && !step.Unveil:
 		return k.kernel.Setxattr(fd, accessXattr, encoded)
 	case step.Op == OpRemoveAccess:

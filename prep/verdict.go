@@ -120,13 +120,26 @@ func fileSteps(have, want State, caller Caller) ([]Step, error) {
 	}
 	o := &order{caller: caller, now: have}
 	if have.UID != want.UID || have.GID != want.GID {
-		narrow := meet(have, want)
-		narrow.Mode &^= setuidBit | setgidBit
-		if have.Mode&0o777 != narrow.Mode&0o777 || !have.Access.Equal(narrow.Access) {
-			o.permissions(narrow)
-		}
+		o.narrow(want)
 	}
 	o.chown(want.UID, want.GID)
 	o.permissions(want)
 	return o.steps, nil
+}
+
+// narrow takes from a file, before its owner changes, what either state does
+// not give. A file without an ACL gets none for that: whom the wanted ACL
+// names is until then of the others, as before.
+func (o *order) narrow(want State) {
+	if o.now.Access.Extended() {
+		both := meet(o.now, want)
+		both.Mode &^= setuidBit | setgidBit
+		o.permissions(both)
+		return
+	}
+	both := o.now
+	both.Mode &= want.Mode&^0o070 | want.Mode&0o070&(uint32(want.mask())<<3) | stickyBit
+	if both.Mode&0o777 != o.now.Mode&0o777 {
+		o.permissions(both)
+	}
 }

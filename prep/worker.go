@@ -36,6 +36,8 @@ type worker struct {
 	suspended int
 	// scannedHere is not yet in the walk's count.
 	scannedHere int64
+	// wrongInARow counts the wrong entries since the last that was right.
+	wrongInARow int
 	stat        unix.Statx_t
 	// key and value hold what an entry looks like; see verdict.go.
 	key, value []byte
