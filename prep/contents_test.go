@@ -7,14 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -107,8 +105,8 @@ func TestWalkerProcess(t *testing.T) {
 	}
 }
 
-// walker is a process with the privileges of an init container.
-type walker_ struct {
+// walkerProcess is a process with the privileges of an init container.
+type walkerProcess struct {
 	command *exec.Cmd
 	in      *json.Encoder
 	closeIn io.Closer
@@ -116,7 +114,7 @@ type walker_ struct {
 }
 
 // startWalker starts this test binary once more, as uid 0 with CAP_CHOWN and CAP_FOWNER alone.
-func startWalker(t testing.TB, prefix ...string) *walker_ {
+func startWalker(t testing.TB, prefix ...string) *walkerProcess {
 	t.Helper()
 	requirement(t, os.Geteuid() == 0, "needs root, to make files of others")
 	_, err := exec.LookPath("setpriv")
@@ -144,7 +142,7 @@ func startWalker(t testing.TB, prefix ...string) *walker_ {
 		t.Fatal(err)
 	}
 	writer.Close()
-	w := &walker_{command: command, in: json.NewEncoder(in), closeIn: in, out: json.NewDecoder(bufio.NewReader(reader))}
+	w := &walkerProcess{command: command, in: json.NewEncoder(in), closeIn: in, out: json.NewDecoder(bufio.NewReader(reader))}
 	t.Cleanup(func() {
 		in.Close()
 		command.Wait()
@@ -154,7 +152,7 @@ func startWalker(t testing.TB, prefix ...string) *walker_ {
 }
 
 // walk asks for a walk and waits for what came of it.
-func (w *walker_) walk(t testing.TB, request walkRequest) walkReply {
+func (w *walkerProcess) walk(t testing.TB, request walkRequest) walkReply {
 	t.Helper()
 	if err := w.in.Encode(request); err != nil {
 		t.Fatal(err)
@@ -382,7 +380,7 @@ func (g goal) oldWay(t testing.TB, root string) {
 }
 
 // sameEnd grows a tree twice, and tells how the ends of both ways differ.
-func sameEnd(t testing.TB, w *walker_, g goal, tree []seedling) string {
+func sameEnd(t testing.TB, w *walkerProcess, g goal, tree []seedling) string {
 	t.Helper()
 	dir := t.TempDir()
 	ours, theirs := filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
@@ -479,6 +477,3 @@ func TestAWalkEndsAsChownChmodAndSetfaclDo(t *testing.T) {
 		t.Fatalf("VOLPREP_SEED=%d, goal %q, shrunk to %d entries:\n%+v\n%s", n, g.name, len(tree), tree, sameEnd(t, w, g, tree))
 	}
 }
-
-var _ = maps.Keys[map[string]int]
-var _ = syscall.SIGKILL
