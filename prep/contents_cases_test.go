@@ -33,11 +33,11 @@ func planted(t testing.TB, tree ...seedling) string {
 	return root
 }
 
-func directory(path string, uid, gid, mode uint32) seedling {
+func dirAt(path string, uid, gid, mode uint32) seedling {
 	return seedling{Path: path, Kind: 'd', UID: uid, GID: gid, Mode: mode}
 }
 
-func file(path string, uid, gid, mode uint32) seedling {
+func fileAt(path string, uid, gid, mode uint32) seedling {
 	return seedling{Path: path, Kind: 'f', UID: uid, GID: gid, Mode: mode}
 }
 
@@ -97,7 +97,7 @@ func opensNoDescriptors(t testing.TB) {
 }
 
 func TestAWalkChangesTheRootToo(t *testing.T) {
-	root := planted(t, file("f", 0, 0, 0o644))
+	root := planted(t, fileAt("f", 0, 0, 0o644))
 	opensNoDescriptors(t)
 	result := walkHere(t, root, nil)
 	if result.Changed != 2 || result.Scanned != 2 {
@@ -108,7 +108,7 @@ func TestAWalkChangesTheRootToo(t *testing.T) {
 }
 
 func TestAReadOnlyWalkCountsAndChangesNothing(t *testing.T) {
-	root := planted(t, file("f", 0, 0, 0o644), file("g", 1000, 2000, 0o640), directory("d", 1000, 2000, 0o750))
+	root := planted(t, fileAt("f", 0, 0, 0o644), fileAt("g", 1000, 2000, 0o640), dirAt("d", 1000, 2000, 0o750))
 	before := changeTimes(t, root)
 	var wrong []string
 	result := walkHere(t, root, func(c *Contents) {
@@ -130,7 +130,7 @@ func TestAReadOnlyWalkCountsAndChangesNothing(t *testing.T) {
 }
 
 func TestDeclaredDirectoriesKeepWhatTheyHave(t *testing.T) {
-	root := planted(t, directory("hub", 5, 6, 0o700), directory("hub/models", 0, 0, 0o755), directory("hub/models/x", 7, 8, 0o711), file("hub/models/x/f", 0, 0, 0o600))
+	root := planted(t, dirAt("hub", 5, 6, 0o700), dirAt("hub/models", 0, 0, 0o755), dirAt("hub/models/x", 7, 8, 0o711), fileAt("hub/models/x/f", 0, 0, 0o600))
 	walkHere(t, root, func(c *Contents) { c.Declared = []string{".", "hub", "hub/models/x"} })
 	is(t, root, 0, 0, 0o755)
 	is(t, filepath.Join(root, "hub"), 5, 6, 0o700)
@@ -141,7 +141,7 @@ func TestDeclaredDirectoriesKeepWhatTheyHave(t *testing.T) {
 
 func TestRootMismatchTrustsARootThatIsRight(t *testing.T) {
 	when := func(c *Contents) { c.Rules.When = spec.WhenRootMismatch }
-	root := planted(t, file("f", 0, 0, 0o644))
+	root := planted(t, fileAt("f", 0, 0, 0o644))
 	if result := walkHere(t, root, when); result.RootRight || result.Changed != 2 {
 		t.Fatalf("with a wrong root: %+v", result)
 	}
@@ -163,7 +163,7 @@ func TestRootMismatchTrustsARootThatIsRight(t *testing.T) {
 }
 
 func TestARootMismatchWalkLeavesTheRootWrongAfterARefusal(t *testing.T) {
-	root := planted(t, file("f", 0, 0, 0o644))
+	root := planted(t, fileAt("f", 0, 0, 0o644))
 	if err := os.Link(filepath.Join(root, "f"), filepath.Join(filepath.Dir(root), "outside")); err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestARootMismatchWalkLeavesTheRootWrongAfterARefusal(t *testing.T) {
 }
 
 func TestAlwaysChangesWhatIsRight(t *testing.T) {
-	root := planted(t, file("f", 0, 0, 0o644), directory("d", 0, 0, 0o755))
+	root := planted(t, fileAt("f", 0, 0, 0o644), dirAt("d", 0, 0, 0o755))
 	walkHere(t, root, nil)
 	before := changeTimes(t, root)
 	result := walkHere(t, root, func(c *Contents) { c.Rules.When = spec.WhenAlways })
@@ -201,7 +201,7 @@ func TestHardLinks(t *testing.T) {
 		{"change changes all the same", spec.HardlinksChange, true, true, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			root := planted(t, directory("a", 0, 0, 0o755), directory("b", 0, 0, 0o755), file("a/1", 0, 0, 0o644))
+			root := planted(t, dirAt("a", 0, 0, 0o755), dirAt("b", 0, 0, 0o755), fileAt("a/1", 0, 0, 0o644))
 			names := []string{filepath.Join(root, "a/2"), filepath.Join(root, "b/3")}
 			if test.outside {
 				names = append(names, filepath.Join(filepath.Dir(root), "outside"))
@@ -226,7 +226,7 @@ func TestHardLinks(t *testing.T) {
 }
 
 func TestARightFileWithANameOutsideIsNoConcern(t *testing.T) {
-	root := planted(t, file("f", 1000, 2000, 0o640))
+	root := planted(t, fileAt("f", 1000, 2000, 0o640))
 	if err := os.Link(filepath.Join(root, "f"), filepath.Join(filepath.Dir(root), "outside")); err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func TestDeviceNodesAreRefused(t *testing.T) {
 }
 
 func TestWhatAChangeOfOwnerClearsIsReported(t *testing.T) {
-	root := planted(t, file("suid", 0, 0, 0o4755), file("caps", 0, 0, 0o755), file("plain", 0, 0, 0o755))
+	root := planted(t, fileAt("suid", 0, 0, 0o4755), fileAt("caps", 0, 0, 0o755), fileAt("plain", 0, 0, 0o755))
 	capability := []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	requirement(t, unix.Setxattr(filepath.Join(root, "caps"), "security.capability", capability, 0) == nil, "needs CAP_SETFCAP")
 	result := walkHere(t, root, func(c *Contents) { c.Rules.FileMode = nil })
@@ -287,7 +287,7 @@ func TestWhatAChangeOfOwnerClearsIsReported(t *testing.T) {
 }
 
 func TestAnotherMountIsNotEntered(t *testing.T) {
-	root := planted(t, directory("mount", 0, 0, 0o755), directory("bind", 0, 0, 0o755), directory("source", 0, 0, 0o755), file("source/f", 0, 0, 0o644), file("file", 0, 0, 0o644))
+	root := planted(t, dirAt("mount", 0, 0, 0o755), dirAt("bind", 0, 0, 0o755), dirAt("source", 0, 0, 0o755), fileAt("source/f", 0, 0, 0o644), fileAt("file", 0, 0, 0o644))
 	other := filepath.Join(filepath.Dir(root), "other")
 	if err := os.WriteFile(other, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -316,8 +316,8 @@ func TestAnotherMountIsNotEntered(t *testing.T) {
 }
 
 func TestTheStagingDirectoryAndWhatIsExcludedAreLeftAlone(t *testing.T) {
-	root := planted(t, directory(StagingName, 0, 0, 0o700), file(StagingName+"/f", 0, 0, 0o644), directory("lost+found", 0, 0, 0o700),
-		directory("user", 1001, 1001, 0o755), directory("user/"+StagingName, 1001, 1001, 0o755), file("skip.tmp", 0, 0, 0o600))
+	root := planted(t, dirAt(StagingName, 0, 0, 0o700), fileAt(StagingName+"/f", 0, 0, 0o644), dirAt("lost+found", 0, 0, 0o700),
+		dirAt("user", 1001, 1001, 0o755), dirAt("user/"+StagingName, 1001, 1001, 0o755), fileAt("skip.tmp", 0, 0, 0o600))
 	walkHere(t, root, func(c *Contents) { c.Rules.Exclude = []string{"lost+found", "*.tmp"} })
 	is(t, filepath.Join(root, StagingName), 0, 0, 0o700)
 	is(t, filepath.Join(root, StagingName, "f"), 0, 0, 0o644)
@@ -328,9 +328,9 @@ func TestTheStagingDirectoryAndWhatIsExcludedAreLeftAlone(t *testing.T) {
 
 func TestOpaqueDirectoriesAreBorrowedAndGivenBack(t *testing.T) {
 	w := startWalker(t)
-	tree := []seedling{directory("a", 1001, 1001, 0o700), directory("a/b", 1001, 1001, 0o700), file("a/b/f", 1001, 1001, 0o600)}
+	tree := []seedling{dirAt("a", 1001, 1001, 0o700), dirAt("a/b", 1001, 1001, 0o700), fileAt("a/b/f", 1001, 1001, 0o600)}
 	for i := range 300 {
-		tree = append(tree, file(fmt.Sprintf("a/f%d", i), 1001, 1001, 0o600))
+		tree = append(tree, fileAt(fmt.Sprintf("a/f%d", i), 1001, 1001, 0o600))
 	}
 	root := planted(t, tree...)
 	rules := spec.Contents{Group: number(2000), FileMode: octal(0o640), OneFileSystem: true}
@@ -397,9 +397,9 @@ func TestFourShardsDoWhatOneWalkDoes(t *testing.T) {
 	var tree []seedling
 	for d := range 40 {
 		name := fmt.Sprintf("d%d", d)
-		tree = append(tree, directory(name, 0, 0, 0o755), directory(name+"/below", 5, 5, 0o700))
+		tree = append(tree, dirAt(name, 0, 0, 0o755), dirAt(name+"/below", 5, 5, 0o700))
 		for f := range 10 {
-			tree = append(tree, file(fmt.Sprintf("%s/f%d", name, f), 0, 0, 0o644), file(fmt.Sprintf("%s/below/f%d", name, f), 3, 3, 0o600))
+			tree = append(tree, fileAt(fmt.Sprintf("%s/f%d", name, f), 0, 0, 0o644), fileAt(fmt.Sprintf("%s/below/f%d", name, f), 3, 3, 0o600))
 		}
 	}
 	one, four := planted(t, tree...), planted(t, tree...)
@@ -432,7 +432,7 @@ func TestFourShardsDoWhatOneWalkDoes(t *testing.T) {
 func TestALiveWriterBesideTheWalkIsNoFailure(t *testing.T) {
 	var tree []seedling
 	for d := range 20 {
-		tree = append(tree, directory(fmt.Sprintf("d%d", d), 0, 0, 0o755))
+		tree = append(tree, dirAt(fmt.Sprintf("d%d", d), 0, 0, 0o755))
 	}
 	root := planted(t, tree...)
 	ctx, stop := context.WithCancel(context.Background())
@@ -484,9 +484,9 @@ func TestAWalkThatIsKilledEndsRightNextTime(t *testing.T) {
 	var tree []seedling
 	for d := range 12 {
 		name := fmt.Sprintf("d%d", d)
-		tree = append(tree, directory(name, 1001, 1001, 0o700))
+		tree = append(tree, dirAt(name, 1001, 1001, 0o700))
 		for f := range 25 {
-			tree = append(tree, file(fmt.Sprintf("%s/f%d", name, f), uint32(f), 0, 0o600))
+			tree = append(tree, fileAt(fmt.Sprintf("%s/f%d", name, f), uint32(f), 0, 0o600))
 		}
 	}
 	goal := goals()[3] // setgid of a foreign group, the order with the most steps
@@ -519,7 +519,7 @@ func TestAWalkThatIsKilledEndsRightNextTime(t *testing.T) {
 }
 
 func TestAnInterruptedWalkSaysSoAndLeavesTheRoot(t *testing.T) {
-	root := planted(t, file("f", 0, 0, 0o644))
+	root := planted(t, fileAt("f", 0, 0, 0o644))
 	opensNoDescriptors(t)
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -537,7 +537,7 @@ func TestAnInterruptedWalkSaysSoAndLeavesTheRoot(t *testing.T) {
 func TestARightEntryCostsNoAllocation(t *testing.T) {
 	tree := []seedling{}
 	for f := range 500 {
-		tree = append(tree, file(fmt.Sprintf("f%d", f), 1000, 2000, 0o640))
+		tree = append(tree, fileAt(fmt.Sprintf("f%d", f), 1000, 2000, 0o640))
 	}
 	for _, test := range []struct {
 		name   string
@@ -569,7 +569,7 @@ func TestARightEntryCostsNoAllocation(t *testing.T) {
 }
 
 func TestProgressIsTold(t *testing.T) {
-	root := planted(t, file("f", 0, 0, 0o644))
+	root := planted(t, fileAt("f", 0, 0, 0o644))
 	var last ContentsProgress
 	walkHere(t, root, func(c *Contents) { c.Progress = func(p ContentsProgress) { last = p } })
 	if last.Scanned != 2 || last.Changed != 2 {

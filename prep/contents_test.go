@@ -202,27 +202,6 @@ func snapshot(t testing.TB, root string) map[string]string {
 	return states
 }
 
-// changeTimes are the ctimes of a tree.
-func changeTimes(t testing.TB, root string) map[string]unix.Timespec {
-	t.Helper()
-	times := map[string]unix.Timespec{}
-	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		var stat unix.Stat_t
-		if err := unix.Lstat(path, &stat); err != nil {
-			return err
-		}
-		times[path] = stat.Ctim
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return times
-}
-
 // seedling is one entry of a generated tree; a tree is a list of them, parents first.
 type seedling struct {
 	Path     string
