@@ -9,6 +9,7 @@ packages=(
 	acl             # getfacl and setfacl, which the ACL code is held against
 	busybox-static  # the shell that benchmarks are held against
 	btrfs-progs xfsprogs e2fsprogs util-linux mount # real file systems in loop images
+	gcc libc6-dev    # the race detector
 	containerd docker.io docker-compose iptables ca-certificates
 	fuse3
 	libcap2-bin     # capsh
