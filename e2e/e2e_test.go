@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -107,12 +108,12 @@ var buildBinaries = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
-// cleanups undo what is made once for all tests.
+// cleanups undo what is made once for all tests, the last one first.
 var cleanups []func()
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	for _, undo := range cleanups {
+	for _, undo := range slices.Backward(cleanups) {
 		undo()
 	}
 	os.Exit(status)

@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// nim gives the values of testdata/pod.yaml for the NIM layout.
+func nim(t testing.TB, name, models, logs string) map[string]string {
+	t.Helper()
+	layout, err := os.ReadFile("testdata/nim.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]string{
+		"NAME": name, "RESTART": "Always", "SERVE": "",
+		"LAYOUT": strconv.Quote(string(layout)), "MODELS": models, "LOGS": logs,
+	}
+}
+
+func hostPath(dir string) string { return "hostPath: {type: Directory, path: " + dir + "}" }
+
+// serving: each container of the pod runs.
+func serving(p pod) bool {
+	for _, c := range p.Status.ContainerStatuses {
+		if c.State.Running == nil {
+			return false
+		}
+	}
+	return len(p.Status.ContainerStatuses) > 0
+}
+
+// initFailed: volprep has ended with another status than 0.
+func initFailed(p pod) bool {
+	for _, c := range p.Status.InitContainerStatuses {
+		if c.Name == "volprep" {
+			return c.State.Terminated != nil && c.State.Terminated.ExitCode != 0
+		}
+	}
+	return false
+}
+
+// servedInPod waits for the server's report, which it writes after its start.
+func (k *kubelet) servedInPod(t testing.TB, name string) serverReport {
+	t.Helper()
+	var text string
+	if err := k.await("kubelet", func() bool {
+		text = k.logs(t, name, "runtime")
+		return strings.HasSuffix(text, "}\n")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return parseServed(t, text)
+}
+
+func TestKubernetesServerOverModelCache(t *testing.T) {
+	k := node(t)
+	for _, kind := range []struct {
+		name, models, logs string
+		kept               bool // the volumes outlive the pod
+	}{
+		{"host", hostPath(t.TempDir()), hostPath(t.TempDir()), true},
+		{"empty", "emptyDir: {}", "emptyDir: {}", false},
+		{"memory", "emptyDir: {medium: Memory, sizeLimit: 8Mi}", "emptyDir: {medium: Memory, sizeLimit: 8Mi}", false},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			values := nim(t, kind.name, kind.models, kind.logs)
+			k.run(t, values, serving)
+			first := parseReport(t, k.logs(t, kind.name, "volprep"))
+			if first.Result != "changed" || first.Summary.Created != 3 {
+				t.Errorf("the first start says %+v, want 3 directories created", first)
+			}
+			checkServed(t, k.servedInPod(t, kind.name))
+			if !kind.kept {
+				return
+			}
+			k.remove(t, kind.name)
+			values["NAME"] += "-again"
+			k.run(t, values, serving)
+			second := parseReport(t, k.logs(t, values["NAME"], "volprep"))
+			if second.Result != "unchanged" || len(second.Actions) != 0 {
+				t.Errorf("the second start says %+v, want unchanged and no action", second)
+			}
+			checkServed(t, k.servedInPod(t, values["NAME"]))
+		})
+	}
+}
+
+func TestKubernetesTwoPodsOnOneVolume(t *testing.T) {
+	k := node(t)
+	models, logs := hostPath(t.TempDir()), hostPath(t.TempDir())
+	for _, name := range []string{"left", "right"} {
+		k.run(t, nim(t, name, models, logs), serving)
+		checkServed(t, k.servedInPod(t, name))
+	}
+	if report := parseReport(t, k.logs(t, "right", "volprep")); report.Result != "unchanged" || len(report.Actions) != 0 {
+		t.Errorf("under a running server apply says %+v, want unchanged and no action", report)
+	}
+	if p, found := k.pod(t, "left"); !found || !serving(p) {
+		t.Errorf("the first pod no longer serves: %+v", p.Status)
+	}
+}
+
+func TestKubernetesServerThatCrashesRestarts(t *testing.T) {
+	k := node(t)
+	values := nim(t, "crash", "emptyDir: {}", "emptyDir: {}")
+	values["SERVE"] = ", -crash-once, /logs/nim/crashed"
+	p := k.run(t, values, func(p pod) bool { return serving(p) && p.Status.ContainerStatuses[0].RestartCount == 1 })
+	checkServed(t, k.servedInPod(t, "crash"))
+	if last := p.Status.ContainerStatuses[0].LastState.Terminated; last == nil || last.ExitCode != 1 {
+		t.Errorf("the server's last state is %+v, want its crash", last)
+	}
+}
+
+func TestKubernetesPodSaysWhyVolprepFailed(t *testing.T) {
+	k := node(t)
+	const layout = "version: 1\nidentities: {runtime: {uid: 1000, gid: 1000}}\nvolumes:\n  - path: /logs\n    directories:\n"
+	for _, failure := range []struct {
+		name, layout string
+		status       int
+		message      []string
+	}{
+		{"wrong-layout", layout + "      - {path: nim, ownr: runtime}\n", 3, []string{"VOLPREP_LAYOUT:6:21:", "ownr", "owner"}},
+		{"expectation", layout + "      - {path: nim, owner: 0, group: 0, mode: 0700}\n" +
+			"expect:\n  - {as: runtime, path: /logs/nim, can: [create]}\n", 7, []string{"/logs/nim", "create"}},
+		{"forgotten-mount", strings.Replace(layout, "/logs", "/data", 1) + "      - {path: nim}\n", 1, []string{"/data"}},
+	} {
+		t.Run(failure.name, func(t *testing.T) {
+			values := nim(t, failure.name, "emptyDir: {}", "emptyDir: {}")
+			values["RESTART"], values["LAYOUT"] = "Never", strconv.Quote(failure.layout)
+			p := k.run(t, values, initFailed)
+			end := p.Status.InitContainerStatuses[0].State.Terminated
+			if end.ExitCode != failure.status {
+				t.Errorf("volprep ended with exit status %d, want %d", end.ExitCode, failure.status)
+			}
+			for _, want := range failure.message {
+				if !strings.Contains(end.Message, want) {
+					t.Errorf("the termination message has no %q:\n%s", want, end.Message)
+				}
+			}
+			if c := p.Status.ContainerStatuses[0]; c.State.Running != nil || c.State.Terminated != nil {
+				t.Errorf("the server was started all the same: %+v", c.State)
+			}
+		})
+	}
+}
+
+func TestKubernetesVolumesLookAsTheLayoutSays(t *testing.T) {
+	k := node(t)
+	needPrograms(t, "getfacl")
+	models, logs := t.TempDir(), t.TempDir()
+	k.run(t, nim(t, "acl", hostPath(models), hostPath(logs)), serving)
+	checkServed(t, k.servedInPod(t, "acl"))
+	got, err := exec.Command("getfacl", "--numeric", "--absolute-names", "--omit-header", models+"/hub").CombinedOutput()
+	if err != nil {
+		t.Fatalf("getfacl: %v\n%s", err, got)
+	}
+	want := "user::rwx\ngroup::r-x\nother::---\ndefault:user::rwx\ndefault:group::r-x\ndefault:other::---\n\n"
+	if string(got) != want {
+		t.Errorf("getfacl of the model cache gives\n%swant\n%s", got, want)
+	}
+	const owners = "1001:2000 2750"
+	for _, path := range []string{models, models + "/hub", models + "/hub/.locks"} {
+		if got := strings.TrimSpace(program("stat", "--format", "%u:%g %a", path).must(t)); got != owners {
+			t.Errorf("%s is %s, want %s", path, got, owners)
+		}
+	}
+	if got := strings.TrimSpace(program("stat", "--format", "%u:%g %a", logs+"/nim").must(t)); got != "1000:1000 750" {
+		t.Errorf("%s/nim is %s, want 1000:1000 750", logs, got)
+	}
+}
