@@ -17,6 +17,8 @@ const (
 	maxSize        = 1 << 20
 	maxDirectories = 100_000
 	maxNodes       = 1_000_000
+	// maxProblems ends the look at a text that is wrong throughout.
+	maxProblems = 200
 )
 
 // Options are what a layout must be told of the system.
@@ -73,6 +75,9 @@ func (p *parser) warn(n *yaml.Node, mend, format string, values ...any) {
 }
 
 func (p *parser) note(at Position, severity Severity, mend, message string) {
+	if len(p.problems) >= maxProblems {
+		return
+	}
 	at = Position{max(at.Line, 1), max(at.Column, 1)}
 	line := ""
 	if at.Line <= len(p.lines) {
@@ -139,7 +144,9 @@ func (p *parser) resolve(n *yaml.Node) *yaml.Node {
 }
 
 // tooMuch tells whether a limit was passed, after which nothing more is looked at.
-func (p *parser) tooMuch() bool { return p.nodes >= maxNodes || p.directories > maxDirectories }
+func (p *parser) tooMuch() bool {
+	return p.nodes >= maxNodes || p.directories > maxDirectories || len(p.problems) >= maxProblems
+}
 
 // kindName is a node's kind in words.
 func kindName(n *yaml.Node) string {
@@ -190,6 +197,10 @@ func (p *parser) pairs(n *yaml.Node, what string) []pair {
 			merged = append(merged, value)
 			continue
 		}
+		if len(own) > 0 && continuesMode(own[len(own)-1], pair{key, value}) {
+			own[len(own)-1].value = joined(own[len(own)-1].value, key)
+			continue
+		}
 		if first, ok := seen[key.Value]; ok {
 			p.fault(key, "keep one of them", "%q stands twice in %s, first at line %d", key.Value, what, first.Line)
 			continue
@@ -213,6 +224,23 @@ func (p *parser) pairs(n *yaml.Node, what string) []pair {
 		}
 	}
 	return own
+}
+
+// continuesMode tells whether a key without a value is the next clause of a
+// symbolic mode: in {mode: u=rwx,g=rx,o=} YAML takes the commas for its own.
+func continuesMode(before, next pair) bool {
+	if !strings.HasSuffix(before.key.Value, "mode") || before.value.Kind != yaml.ScalarNode || next.value.Tag != "!!null" || next.value.Value != "" {
+		return false
+	}
+	_, err := parseClauses(next.key.Value)
+	return err == nil
+}
+
+// joined is a scalar with one more clause behind it.
+func joined(value, clause *yaml.Node) *yaml.Node {
+	longer := *value
+	longer.Value += "," + clause.Value
+	return &longer
 }
 
 // fields are a mapping's values by key; keys that are not known are faults.

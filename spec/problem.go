@@ -80,7 +80,10 @@ func indentOf(line string, column int) string {
 
 // nearest is the known word that a misspelling most likely means, "" for none.
 func nearest(word string, known []string) string {
-	best, distance := "", max(1, len(word)/3)+1
+	best, distance := "", 2
+	if len(word) > 3 {
+		distance = 3
+	}
 	for _, candidate := range known {
 		if d := editDistance(strings.ToLower(word), candidate); d < distance {
 			best, distance = candidate, d

@@ -76,10 +76,13 @@ func (p *parser) parseVolume(n *yaml.Node, umask uint32, defaults Attributes) {
 		Attributes: p.attributes(fields, what, volume.Umask),
 	}
 	listed := map[string]int{}
-	for _, n := range p.items(fields["directories"], "the directories of "+what) {
-		if p.parseDirectory(n, &volume, listed); p.tooMuch() {
-			break
-		}
+	directories := p.items(fields["directories"], "the directories of "+what)
+	if p.directories += len(directories); p.directories > maxDirectories {
+		p.fault(fields["directories"], "split the layout", "there are more than %d directories", maxDirectories)
+		return
+	}
+	for _, n := range directories {
+		p.parseDirectory(n, &volume, listed)
 	}
 	if n := fields["contents"]; n != nil {
 		volume.Contents = p.contents(n, what, volume.Umask)
@@ -105,11 +108,6 @@ func (p *parser) apart(n *yaml.Node, at string) {
 }
 
 func (p *parser) parseDirectory(n *yaml.Node, volume *Volume, listed map[string]int) {
-	p.directories++
-	if p.directories > maxDirectories {
-		p.fault(n, "split the layout", "there are more than %d directories", maxDirectories)
-		return
-	}
 	fields := p.fields(n, "directory", "a directory")
 	at, ok := p.text(fields["path"], "the path of a directory")
 	what := describe("directory", at)
