@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"os/user"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -92,13 +91,16 @@ func (c *command) app() *cli.App {
 		Commands: []*cli.Command{
 			{Name: "apply", Usage: "make the volumes as the layout says", Action: c.apply,
 				Description: example("volprep apply -f examples/quickstart.yaml --root ./demo"),
-				Flags:       flags(layoutFlags, runFlags)},
+				Flags:       flags(layoutFlags, runFlags, applyFlags)},
 			{Name: "plan", Usage: "show what apply would do, and change nothing", Action: c.plan,
 				Description: example("volprep plan -f layout.yaml --format json"),
 				Flags:       flags(layoutFlags, runFlags, planFlags)},
 			{Name: "verify", Usage: "show in what the volumes differ from the layout", Action: c.verify,
 				Description: example("volprep verify -f layout.yaml"),
 				Flags:       flags(layoutFlags, runFlags)},
+			{Name: "access", Usage: "show what an identity may do at a path, and what decides", ArgsUsage: "PATH…", Action: c.access,
+				Description: example("volprep access -f layout.yaml --as 1000:1000,2000 /models/hub"),
+				Flags:       flags(layoutFlags, runFlags, accessFlags)},
 			{Name: "validate", Usage: "check the layout alone", Action: c.validate,
 				Description: example("volprep validate -f layout.yaml"),
 				Flags:       flags(layoutFlags)},
@@ -152,7 +154,24 @@ func runFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "timeout", Usage: "end the run after this time", EnvVars: variable("timeout")},
 		&cli.StringFlag{Name: "log-format", Value: "auto", Usage: "logs as `console|json|auto`", EnvVars: variable("log-format")},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "the least `LEVEL` that is logged: debug, info, warn, error", EnvVars: variable("log-level")},
+		&cli.BoolFlag{Name: "allow-unknown", Usage: "let an expectation pass that cannot be seen", EnvVars: variable("allow-unknown")},
 		&cli.StringFlag{Name: "report", Usage: "write the JSON report to `FILE`", EnvVars: variable("report")},
+	}
+}
+
+// applyFlags are for apply alone.
+func applyFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "require-caps", Value: "at-most", Usage: "with more capabilities than CHOWN and FOWNER: refuse to start, or warn: `exact|at-most`", EnvVars: variable("require-caps")},
+		&cli.StringFlag{Name: "shard", Usage: "walk this part of the contents, `INDEX/COUNT` (default: JOB_COMPLETION_INDEX of JOB_COMPLETION_COUNT)", EnvVars: variable("shard")},
+	}
+}
+
+// accessFlags are for access alone.
+func accessFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "as", Usage: "an identity of the layout, or `UID[:GID[,GID…]]`", Required: true},
+		&cli.BoolFlag{Name: "after", Usage: "as the volumes would be after apply"},
 	}
 }
 
@@ -191,12 +210,17 @@ func (c *command) readLayout(ctx *cli.Context) (name string, text []byte, err er
 }
 
 // layout reads and parses; what is wrong with it has been printed when it fails.
-func (c *command) layout(ctx *cli.Context) (*spec.Layout, []byte, error) {
+func (c *command) layout(ctx *cli.Context) (*spec.Layout, error) {
 	if ctx.Args().Present() {
-		return nil, nil, fmt.Errorf("%q is one word too many: the layout is given with -f", ctx.Args().First())
+		return nil, fmt.Errorf("%q is one word too many: the layout is given with -f", ctx.Args().First())
 	}
+	return c.parse(ctx)
+}
+
+// parse reads and parses the layout for commands that take other words too.
+func (c *command) parse(ctx *cli.Context) (*spec.Layout, error) {
 	if format := ctx.String("format"); format != "text" && format != "json" {
-		return nil, nil, fmt.Errorf("--format %s: must be text or json", format)
+		return nil, fmt.Errorf("--format %s: must be text or json", format)
 	}
 	variables := map[string]string{}
 	for _, entry := range os.Environ() {
@@ -207,46 +231,42 @@ func (c *command) layout(ctx *cli.Context) (*spec.Layout, []byte, error) {
 	for _, assignment := range ctx.StringSlice("set") {
 		name, value, ok := strings.Cut(assignment, "=")
 		if !ok {
-			return nil, nil, fmt.Errorf("--set %s: must be NAME=VALUE", assignment)
+			return nil, fmt.Errorf("--set %s: must be NAME=VALUE", assignment)
 		}
 		variables[name] = value
 	}
 	name, text, err := c.readLayout(ctx)
 	if err != nil {
 		fmt.Fprintln(c.stderr, "volprep:", err)
-		return nil, nil, exitError(exitLayout)
+		return nil, exitError(exitLayout)
 	}
-	layout, problems := spec.Parse(name, text, spec.Options{Variables: variables, LookupUser: lookupUser, LookupGroup: lookupGroup})
+	layout, problems := spec.Parse(name, text, spec.Options{Variables: variables, LookupUser: lookupIn("/etc/passwd"), LookupGroup: lookupIn("/etc/group")})
 	if len(problems.List) > 0 {
 		fmt.Fprintln(c.stderr, problems.Error())
 	}
 	if layout == nil {
 		c.terminate(problems.Error())
-		return nil, nil, exitError(exitLayout)
+		return nil, exitError(exitLayout)
 	}
-	return layout, text, nil
+	return layout, nil
 }
 
-// lookupUser and lookupGroup ask the system's user database, where there is one.
-func lookupUser(name string) (uint32, bool) {
-	u, err := user.Lookup(name)
-	if err != nil {
+// lookupIn looks names up in a file of the form of passwd(5) and group(5),
+// where there is one. os/user would bring cgo.
+func lookupIn(file string) spec.Lookup {
+	return func(name string) (uint32, bool) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return 0, false
+		}
+		for line := range strings.Lines(string(text)) {
+			if fields := strings.Split(line, ":"); len(fields) > 2 && fields[0] == name {
+				id, err := strconv.ParseUint(fields[2], 10, 32)
+				return uint32(id), err == nil
+			}
+		}
 		return 0, false
 	}
-	return parseID(u.Uid)
-}
-
-func lookupGroup(name string) (uint32, bool) {
-	g, err := user.LookupGroup(name)
-	if err != nil {
-		return 0, false
-	}
-	return parseID(g.Gid)
-}
-
-func parseID(text string) (uint32, bool) {
-	id, err := strconv.ParseUint(text, 10, 32)
-	return uint32(id), err == nil
 }
 
 // options makes the engine's options of the flags.
@@ -256,6 +276,8 @@ func (c *command) options(ctx *cli.Context) (prep.Options, error) {
 		Only:   ctx.StringSlice("only"),
 		Borrow: prep.Borrow(ctx.String("borrow")),
 		Jobs:   ctx.Int("jobs"),
+
+		AllowUnknown: ctx.Bool("allow-unknown"),
 	}
 	switch options.Borrow {
 	case prep.BorrowAuto, prep.BorrowOnMismatch, prep.BorrowNever:
@@ -304,7 +326,7 @@ func (c *command) look(ctx *cli.Context, engine func(context.Context, *spec.Layo
 	if err != nil {
 		return nil, err
 	}
-	layout, _, err := c.layout(ctx)
+	layout, err := c.layout(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -372,8 +394,110 @@ func (c *command) terminate(text string) {
 }
 
 func (c *command) apply(ctx *cli.Context) error {
-	_, err := c.look(ctx, prep.Apply, (*prep.Report).Account)
+	shard, shards, err := shardOf(ctx.String("shard"))
+	if err != nil {
+		return err
+	}
+	had, err := prep.CurrentPrivileges()
+	if err != nil {
+		return err
+	}
+	const allowed = prep.CapChown | prep.CapFowner
+	switch beyond := had.Effective &^ allowed; {
+	case ctx.String("require-caps") != "exact" && ctx.String("require-caps") != "at-most":
+		return fmt.Errorf("--require-caps %s: must be exact or at-most", ctx.String("require-caps"))
+	case beyond != 0 && ctx.String("require-caps") == "exact":
+		fmt.Fprintf(c.stderr, "volprep: this process was given %s beyond {chown,fowner}, and --require-caps is exact: drop ALL and add CHOWN and FOWNER\n", beyond)
+		return exitError(prep.ClassNotPermitted)
+	}
+	left, err := prep.Reduce(allowed)
+	if errors.Is(err, prep.ErrCgo) {
+		fmt.Fprintln(c.stderr, "volprep: warning:", err)
+	} else if err != nil {
+		return err
+	}
+	engine := func(run context.Context, layout *spec.Layout, options prep.Options) *prep.Report {
+		options.Capabilities = &left
+		options.Shard, options.Shards = shard, shards
+		options.Progress, options.ProgressEvery = c.progress(options.Log)
+		report := prep.Apply(run, layout, options)
+		report.Capabilities.Had = had.Effective.Names()
+		return report
+	}
+	_, err = c.look(ctx, engine, (*prep.Report).Account)
 	return err
+}
+
+// shardOf reads INDEX/COUNT, and without it what an Indexed Job tells its pods.
+func shardOf(text string) (index, count int, err error) {
+	if text == "" {
+		text = os.Getenv("JOB_COMPLETION_INDEX") + "/" + os.Getenv("JOB_COMPLETION_COUNT")
+		if strings.HasPrefix(text, "/") || strings.HasSuffix(text, "/") {
+			return 0, 0, nil
+		}
+	}
+	first, second, _ := strings.Cut(text, "/")
+	index, err1 := strconv.Atoi(first)
+	count, err2 := strconv.Atoi(second)
+	if err1 != nil || err2 != nil || index < 0 || index >= count {
+		return 0, 0, fmt.Errorf("--shard %s: must be INDEX/COUNT, with an index from 0 below the count", text)
+	}
+	return index, count, nil
+}
+
+// progress tells how far a walk over contents has come: on a terminal by a
+// line that is written over, elsewhere by a log line every 10 seconds.
+func (c *command) progress(log zerolog.Logger) (func(string, prep.ContentsProgress), time.Duration) {
+	began := time.Now()
+	if isTerminal(c.stderr) {
+		return func(volume string, at prep.ContentsProgress) {
+			rate := float64(at.Scanned) / time.Since(began).Seconds()
+			fmt.Fprintf(c.stderr, "\r%q: %d entries, %d changed, %.0f/s \x1b[K", volume, at.Scanned, at.Changed, rate)
+		}, 200 * time.Millisecond
+	}
+	return func(volume string, at prep.ContentsProgress) {
+		if time.Since(began) < 10*time.Second {
+			return
+		}
+		log.Info().Str("path", volume).Int64("scanned", at.Scanned).Int64("changed", at.Changed).Int64("failed", at.Failed).Msg("walking")
+	}, 10 * time.Second
+}
+
+func (c *command) access(ctx *cli.Context) error {
+	paths := ctx.Args().Slice()
+	if len(paths) == 0 {
+		return errors.New("access needs at least one path of the layout")
+	}
+	options, err := c.options(ctx)
+	if err != nil {
+		return err
+	}
+	layout, err := c.parse(ctx)
+	if err != nil {
+		return err
+	}
+	as, err := credentials(layout, ctx.String("as"))
+	if err != nil {
+		return err
+	}
+	answers := prep.AccessAt(ctx.Context, layout, options, as, paths, ctx.Bool("after"))
+	if ctx.String("format") == "json" {
+		return json.NewEncoder(c.stdout).Encode(answers)
+	}
+	for _, answer := range answers {
+		answer.Text(c.stdout, coloured(c.stdout))
+	}
+	return nil
+}
+
+// credentials are an identity's, or those that the text spells out.
+func credentials(layout *spec.Layout, as string) (prep.Credentials, error) {
+	for _, identity := range layout.Identities {
+		if identity.Name == as {
+			return prep.Credentials{UID: identity.UID, GID: identity.GID, Groups: identity.Groups}, nil
+		}
+	}
+	return prep.ParseCredentials(as)
 }
 
 func (c *command) plan(ctx *cli.Context) error {
@@ -390,7 +514,7 @@ func (c *command) verify(ctx *cli.Context) error {
 }
 
 func (c *command) validate(ctx *cli.Context) error {
-	layout, _, err := c.layout(ctx)
+	layout, err := c.layout(ctx)
 	if err != nil {
 		return err
 	}

@@ -18,12 +18,12 @@ import (
 func Apply(ctx context.Context, layout *spec.Layout, options Options) *Report {
 	e := newEngine(ctx, "apply", options)
 	trees := e.trees(layout)
-	if e.ready(trees) {
+	if e.ready(trees) && e.permitted(layout) {
 		for _, tree := range trees {
 			e.applyVolume(tree)
 		}
+		e.prove(layout)
 	}
-	e.prove(layout)
 	return e.finishReport()
 }
 
@@ -111,6 +111,13 @@ func (e *engine) prepare(n *node, fd int) {
 		return
 	}
 	e.children(n, fd, want)
+	if n.parent == nil && n.volume.Contents != nil {
+		e.walkContents(n, fd, info.equal(want))
+		if n.volume.Root.Attributes == (spec.Attributes{}) {
+			// The root is one of the entries, then, and stays as the walk left it.
+			return
+		}
+	}
 	e.finish(n, fd, want, false)
 }
 

@@ -30,8 +30,15 @@ type Options struct {
 	Borrow Borrow
 	// Jobs is the number of workers of a contents walk; at least 1.
 	Jobs int
+	// Shard and Shards split the walks over contents among several runs; fewer than 2 is the whole.
+	Shard, Shards int
+	// Progress is told how far a walk over contents has come, each ProgressEvery.
+	Progress      func(volume string, at ContentsProgress)
+	ProgressEvery time.Duration
 	// AllowUnknown lets an expectation pass that could not be seen.
 	AllowUnknown bool
+	// Capabilities are those that are effective; nil does not ask.
+	Capabilities *Capabilities
 	// Log gets one event for each change.
 	Log zerolog.Logger
 }

@@ -25,6 +25,7 @@ type Report struct {
 	Drift        []Drift      `json:"drift,omitempty"`
 	Unknown      []Unknown    `json:"unknown,omitempty"`
 	Skipped      []Skip       `json:"skipped,omitempty"`
+	Contents     []Walked     `json:"contents,omitempty"`
 	Expectations []Proof      `json:"expectations"`
 	Capabilities Used         `json:"capabilities"`
 	Errors       []ErrorEntry `json:"errors,omitempty"`
@@ -77,6 +78,24 @@ type Skip struct {
 	Why  string `json:"why"`
 }
 
+// Walked is a walk over the contents of a volume.
+type Walked struct {
+	Path    string `json:"path"`
+	Scanned int64  `json:"scanned"`
+	// Changed are the entries that were changed; in plan and verify, that differ.
+	Changed  int64 `json:"changed"`
+	Vanished int64 `json:"vanished"`
+	Refused  int64 `json:"refused"`
+	Failed   int64 `json:"failed"`
+	Borrows  int64 `json:"borrows"`
+	// Trusted: nothing was looked at, for the root is right and the layout says root-mismatch.
+	Trusted bool `json:"trusted,omitempty"`
+	// ClearedSetid and ClearedCapabilities count files whose bits a chown cleared.
+	ClearedSetid        int64    `json:"cleared_setid"`
+	ClearedCapabilities int64    `json:"cleared_capabilities"`
+	Cleared             []string `json:"cleared,omitempty"`
+}
+
 // Used says which capabilities the process had, and which of them counted.
 type Used struct {
 	Had  []string `json:"had"`
@@ -101,7 +120,7 @@ func (r *Report) ExitStatus() int {
 		if slices.ContainsFunc(r.failures, func(f *Failure) bool { return f.Class == class }) {
 			return int(class)
 		}
-		if class == ClassDrift && r.Command == "verify" && len(r.Drift) > 0 {
+		if class == ClassDrift && r.Command == "verify" && (len(r.Drift) > 0 || r.contentsChanged() > 0) {
 			return int(class)
 		}
 	}
@@ -117,6 +136,15 @@ func (r *Report) AddFailure(f *Failure) {
 
 func (r *Report) hasFailure(path string) bool {
 	return slices.ContainsFunc(r.failures, func(f *Failure) bool { return f.Path == path })
+}
+
+// contentsChanged counts the entries that walks over contents changed.
+func (r *Report) contentsChanged() int64 {
+	var changed int64
+	for _, walked := range r.Contents {
+		changed += walked.Changed
+	}
+	return changed
 }
 
 // Needed are the capabilities that the actions need, in order of name.
@@ -140,6 +168,9 @@ func (r *Report) JSON(w io.Writer) error {
 func (r *Report) Line() string {
 	s := r.Summary
 	line := fmt.Sprintf("%s: %d created, %d changed, %d unchanged", r.Result, s.Created, s.Changed, s.Unchanged)
+	for _, walked := range r.Contents {
+		line += fmt.Sprintf(", %d of %d entries in %s changed", walked.Changed, walked.Scanned, printable(walked.Path))
+	}
 	if s.Failed > 0 {
 		line += fmt.Sprintf(", %d failed", s.Failed)
 	}
@@ -295,7 +326,7 @@ func (e *engine) finishReport() *Report {
 	switch {
 	case len(r.failures) > 0:
 		r.Result = "failed"
-	case r.Summary.Created+r.Summary.Changed > 0:
+	case r.Summary.Created+r.Summary.Changed > 0, r.contentsChanged() > 0:
 		r.Result = "changed"
 	default:
 		r.Result = "unchanged"

@@ -82,6 +82,9 @@ func (e *engine) survey(n *node, fd int) {
 	want := n.wanted(have, e.caller)
 	if !e.trusted(n, info, want) {
 		e.surveyChildren(n, fd, have, want)
+		if n.parent == nil && n.volume.Contents != nil {
+			e.walkContents(n, fd, have.equal(want))
+		}
 	}
 	e.final[n.path] = have
 	if e.report.Command != "verify" {
@@ -148,11 +151,15 @@ func (e *engine) surveyMissing(n *node, born State) {
 
 // unknown notes that a directory and all below it cannot be seen.
 func (e *engine) unknown(n *node, behind string) {
-	e.report.Unknown = append(e.report.Unknown, Unknown{Path: n.path, Behind: behind,
-		Mend: "put this container into the group of " + printable(behind) + " (fsGroup, supplementalGroups, group_add), or let apply borrow it"})
+	e.report.Unknown = append(e.report.Unknown, unknownBehind(n.path, behind))
 	for _, child := range n.children {
 		e.unknown(child, behind)
 	}
+}
+
+func unknownBehind(path, behind string) Unknown {
+	return Unknown{Path: path, Behind: behind,
+		Mend: "put this container into the group of " + printable(behind) + " (fsGroup, supplementalGroups, group_add), or let apply borrow it"}
 }
 
 // permits tells whether the kernel lets the caller, without CAP_DAC_OVERRIDE,
