@@ -189,3 +189,23 @@ func (d docker) volume(t testing.TB, options ...string) string {
 	})
 	return name
 }
+
+// What the flags of the documentation leave to the process, the kernel itself
+// says: bits 0 and 3, CAP_CHOWN and CAP_FOWNER.
+func TestDockerPrepHasTwoCapabilities(t *testing.T) {
+	d := engine(t)
+	stdout := d.command("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--cap-add", "CHOWN",
+		"--cap-add", "FOWNER", "--security-opt", "no-new-privileges", "--user", "0", runtimeImage, "stat", "/").must(t)
+	var report serverReport
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
+		t.Fatalf("%v in %s", err, stdout)
+	}
+	for _, set := range []string{"CapEff", "CapPrm", "CapBnd"} {
+		if got := report.Process.Status[set]; got != "0000000000000009" {
+			t.Errorf("%s is %s, want 0000000000000009", set, got)
+		}
+	}
+	if got := report.Process.Status["NoNewPrivs"] + report.Process.Status["Seccomp"]; got != "12" {
+		t.Errorf("no_new_privs and seccomp mode are %s, want 1 and 2", got)
+	}
+}

@@ -11,7 +11,7 @@ import (
 // nim gives the values of testdata/pod.yaml for the NIM layout.
 func nim(t testing.TB, name, models, logs string) map[string]string {
 	t.Helper()
-	layout, err := os.ReadFile("testdata/nim.yaml")
+	layout, err := os.ReadFile("../examples/nim/layout.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,17 +158,20 @@ func TestKubernetesVolumesLookAsTheLayoutSays(t *testing.T) {
 	if err != nil {
 		t.Fatalf("getfacl: %v\n%s", err, got)
 	}
-	want := "user::rwx\ngroup::r-x\nother::---\ndefault:user::rwx\ndefault:group::r-x\ndefault:other::---\n\n"
+	want := "user::rwx\nuser:0:r-x\ngroup::r-x\nmask::r-x\nother::---\n" +
+		"default:user::rwx\ndefault:user:0:r-x\ndefault:group::r-x\ndefault:mask::r-x\ndefault:other::---\n\n"
 	if string(got) != want {
 		t.Errorf("getfacl of the model cache gives\n%swant\n%s", got, want)
 	}
-	const owners = "1001:2000 2750"
-	for _, path := range []string{models, models + "/hub", models + "/hub/.locks"} {
-		if got := strings.TrimSpace(program("stat", "--format", "%u:%g %a", path).must(t)); got != owners {
-			t.Errorf("%s is %s, want %s", path, got, owners)
+	for path, want := range map[string]string{
+		models:                 "1001:2000 2750",
+		models + "/hub":        "1001:2000 2750",
+		models + "/hub/.locks": "1001:2000 2770",
+		logs:                   "0:0 0755",
+		logs + "/nim":          "1000:1000 0750",
+	} {
+		if got := owner(t, path); got != want {
+			t.Errorf("%s is %s, want %s", path, got, want)
 		}
-	}
-	if got := strings.TrimSpace(program("stat", "--format", "%u:%g %a", logs+"/nim").must(t)); got != "1000:1000 750" {
-		t.Errorf("%s/nim is %s, want 1000:1000 750", logs, got)
 	}
 }

@@ -100,7 +100,7 @@ func owner(t testing.TB, path string) string {
 
 func TestDockerUserNamespaceRemap(t *testing.T) {
 	d := remapped(t)
-	layout, err := os.ReadFile("testdata/nim.yaml")
+	layout, err := os.ReadFile("../examples/nim/layout.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
