@@ -11,9 +11,12 @@ import (
 const (
 	// readSize is how much of a directory is read at once, in bytes.
 	readSize = 32 << 10
-	// pieceEntries bounds the entries of a piece, the smallest unit that one
-	// worker gives to another.
+	// pieceEntries bounds the entries of a piece, the unit that one worker
+	// gives to another. Where many wait, as on a network file system, pieces
+	// are smaller.
 	pieceEntries = 64
+	// entrySize is about what an entry takes in the buffer.
+	entrySize = 48
 	// foldersAtOnce is how many folders a worker finds in one directory
 	// before it goes into them and leaves the rest of the directory unread.
 	foldersAtOnce = 256
@@ -223,8 +226,11 @@ func (k *worker) read(f *folder, reader int) {
 // to workers that wait.
 func (k *worker) piece(f *folder, entries []byte) {
 	for len(entries) > 0 && !k.stopped() {
-		size := 0
-		for n := 0; n < pieceEntries && size < len(entries); n++ {
+		size, share := 0, pieceEntries
+		if waiting := int(k.queue.wanted.Load()); waiting > 0 {
+			share = min(max(len(entries)/entrySize/(waiting+1), 1), pieceEntries)
+		}
+		for n := 0; n < share && size < len(entries); n++ {
 			size += int(dirent(entries[size:]).length())
 		}
 		some := entries[:size]
