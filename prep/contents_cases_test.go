@@ -429,6 +429,35 @@ func TestFourShardsDoWhatOneWalkDoes(t *testing.T) {
 	}
 }
 
+func TestAShardRefusesAFileOfWhichAnotherShardHasANameAndSaysHowToMend(t *testing.T) {
+	var tree []seedling
+	for d := range 16 {
+		tree = append(tree, dirAt(fmt.Sprintf("d%d", d), 0, 0, 0o755))
+	}
+	root := planted(t, append(tree, fileAt("d0/f", 0, 0, 0o644))...)
+	for d := 1; d < 16; d++ {
+		if err := os.Link(filepath.Join(root, "d0/f"), filepath.Join(root, fmt.Sprintf("d%d/f", d))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := 0
+	for index := range 4 {
+		result := walkHere(t, root, func(c *Contents) { c.Shard, c.Count = index, 4 })
+		for _, refusal := range result.Refused {
+			refused++
+			if !strings.Contains(refusal.Mend, "without --shard") {
+				t.Errorf("%+v", refusal)
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("no shard refused it")
+	}
+	is(t, filepath.Join(root, "d0/f"), 0, 0, 0o644)
+	walkHere(t, root, nil)
+	is(t, filepath.Join(root, "d0/f"), 1000, 2000, 0o640)
+}
+
 func TestALiveWriterBesideTheWalkIsNoFailure(t *testing.T) {
 	var tree []seedling
 	for d := range 20 {

@@ -44,10 +44,14 @@ func (w *walk) settleLinks() {
 	if w.stopped() {
 		return
 	}
+	where, mend := "the walked tree", "remove the other names, replace the file by a copy, or say hardlinks: change"
+	if w.shard.count > 1 {
+		// Nobody tells a shard what the others found.
+		where, mend = "this shard's directories", "walk once without --shard, which finds all names, or say hardlinks: change"
+	}
 	for _, file := range w.links.files {
 		w.refuse(file.path,
-			fmt.Sprintf("%s, of which %d lie in the walked tree: a change would show outside of it", linkWhy(uint64(file.total)), file.found),
-			"remove the other names, replace the file by a copy, or say hardlinks: change")
+			fmt.Sprintf("%s, of which %d lie in %s: a change would show outside of it", linkWhy(uint64(file.total)), file.found, where), mend)
 	}
 }
 
