@@ -234,7 +234,7 @@ func TestDockerTmpfsVolumeKeepsWhatPrepMadeWhileAContainerHoldsIt(t *testing.T) 
 	logs := d.volume(t, "--driver", "local", "--opt", "type=tmpfs", "--opt", "device=tmpfs", "--opt", "o=size=8m")
 	mount := []string{"--volume", logs + ":/logs"}
 	stat := func() (string, int) {
-		stdout, _, status := d.command("run", "--rm", "--user", "0", "--volume", logs+":/logs", runtimeImage, "stat", "/logs/nim").output(t)
+		stdout, _, status := d.command("run", "--rm", "--network", "none", "--user", "0", "--volume", logs+":/logs", runtimeImage, "stat", "/logs/nim").output(t)
 		return stdout, status
 	}
 	if report, stderr, status := d.prepare(t, layout, mount...); status != 0 || report.Summary.Created != 1 {
@@ -244,7 +244,7 @@ func TestDockerTmpfsVolumeKeepsWhatPrepMadeWhileAContainerHoldsIt(t *testing.T) 
 	if stdout, status := stat(); status == 0 {
 		t.Errorf("the volume outlived its last container: %s", stdout)
 	}
-	holder := strings.TrimSpace(d.command("run", "--detach", "--rm", "--volume", logs+":/logs", runtimeImage, "pause").must(t))
+	holder := strings.TrimSpace(d.command("run", "--detach", "--rm", "--network", "none", "--volume", logs+":/logs", runtimeImage, "pause").must(t))
 	defer d.command("kill", holder).must(t)
 	if report, stderr, status := d.prepare(t, layout, mount...); status != 0 || report.Summary.Created != 1 {
 		t.Fatalf("apply: exit status %d, %+v\n%s", status, report, stderr)

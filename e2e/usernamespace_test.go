@@ -19,8 +19,9 @@ const (
 )
 
 // remapped starts an engine whose containers have user namespaces, beside the
-// machine's own: with its own socket, root and containerd, and in a mount
-// namespace with /etc/subuid and /etc/subgid of its own.
+// machine's own: with its own socket, root and containerd, in a mount
+// namespace with /etc/subuid and /etc/subgid of its own, and in a network
+// namespace, as a daemon with --bridge none removes docker0.
 func remapped(t *testing.T) docker {
 	t.Helper()
 	needRoot(t)
@@ -39,7 +40,7 @@ func remapped(t *testing.T) docker {
 	}
 	d := docker{host: "unix://" + dir + "/docker.sock"}
 	script := `for file in /etc/subuid /etc/subgid; do [ -e $file ] || touch $file; mount --bind "$0" $file; done; exec dockerd "$@"`
-	daemon := exec.Command("unshare", "--mount", "sh", "-ec", script, subordinate,
+	daemon := exec.Command("unshare", "--mount", "--net", "sh", "-ec", script, subordinate,
 		"--userns-remap", "nobody:nogroup", "--host", d.host, "--data-root", dir+"/data", "--exec-root", dir+"/run",
 		"--pidfile", dir+"/docker.pid", "--bridge", "none", "--iptables=false", "--ip6tables=false")
 	log, err := os.Create(filepath.Join(dir, "dockerd.log"))
