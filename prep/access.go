@@ -130,11 +130,11 @@ func wrongKind(verb spec.Verb, at Component, why string) Verdict {
 // entry that decides.
 func decide(c Credentials, at Component, verb spec.Verb, need spec.Perm) Verdict {
 	verdict := Verdict{Verb: verb, Allowed: permits(at.State, c.caller(), need), At: at.Path}
-	entry, whom := deciding(c, at.State, need)
+	entry, whom := deciding(at.State, c.caller(), need)
 	verdict.Entry = entry.String()
 	effective := entry.Perm
 	masked := ""
-	if whom != "owner" && whom != "others" {
+	if whom != owner && whom != others {
 		effective &= at.State.mask()
 		if effective != entry.Perm {
 			masked = fmt.Sprintf(", of which the mask leaves %s", effective)
@@ -147,17 +147,37 @@ func decide(c Credentials, at Component, verb spec.Verb, need spec.Perm) Verdict
 	return verdict
 }
 
-// deciding is the entry that grants, or the one that refuses.
-func deciding(c Credentials, s State, need spec.Perm) (spec.Entry, string) {
-	caller := c.caller()
-	refuses := spec.Entry{Tag: spec.TagOther, Perm: spec.Perm(s.Mode & 7)}
-	whom := "others"
-	if s.UID == c.UID {
-		return spec.Entry{Tag: spec.TagUserObj, Perm: spec.Perm(s.Mode >> 6 & 7)}, "owner"
+// permits tells whether the kernel lets the caller, without CAP_DAC_OVERRIDE,
+// have the permissions on an inode.
+func permits(s State, caller Caller, need spec.Perm) bool {
+	entry, whom := deciding(s, caller, need)
+	if whom == owner || whom == others {
+		return entry.Perm&need == need
+	}
+	return entry.Perm&s.mask()&need == need
+}
+
+// The classes that no mask bounds.
+const (
+	owner  = "owner"
+	others = "others"
+)
+
+// deciding is the entry that grants, or the one that refuses, and whose it is:
+// acl_permission_check (fs/namei.c) and posix_acl_permission (fs/posix_acl.c).
+// Where the mask is empty the kernel does not look at the ACL at all, and who
+// is named in it is one of the others.
+func deciding(s State, caller Caller, need spec.Perm) (spec.Entry, string) {
+	refuses, whom := spec.Entry{Tag: spec.TagOther, Perm: spec.Perm(s.Mode & 7)}, others
+	if s.UID == caller.UID {
+		return spec.Entry{Tag: spec.TagUserObj, Perm: spec.Perm(s.Mode >> 6 & 7)}, owner
 	}
 	for _, entry := range s.accessACL().Entries {
+		if entry.Tag != spec.TagGroupObj && s.mask() == 0 {
+			continue
+		}
 		switch {
-		case entry.Tag == spec.TagUser && entry.ID == c.UID:
+		case entry.Tag == spec.TagUser && entry.ID == caller.UID:
 			return entry, "the named user"
 		case entry.Tag == spec.TagGroupObj && caller.in(s.GID), entry.Tag == spec.TagGroup && caller.in(entry.ID):
 			name := "the named group"
@@ -167,7 +187,7 @@ func deciding(c Credentials, s State, need spec.Perm) (spec.Entry, string) {
 			if entry.Perm&s.mask()&need == need {
 				return entry, name
 			}
-			if whom == "others" {
+			if whom == others {
 				refuses, whom = entry, name
 			}
 		}

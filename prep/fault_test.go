@@ -29,12 +29,12 @@ type faulty struct {
 	name string
 }
 
-// killed is what a dead kernel panics with.
-var killed = errors.New("killed")
+// errKilled is what a dead kernel panics with.
+var errKilled = errors.New("killed")
 
 func (f *faulty) call(name string, carryOut func() error) error {
 	if f.dead {
-		panic(killed)
+		panic(errKilled)
 	}
 	f.calls++
 	if f.calls != f.at {
@@ -48,7 +48,7 @@ func (f *faulty) call(name string, carryOut func() error) error {
 		carryOut()
 	}
 	f.dead = true
-	panic(killed)
+	panic(errKilled)
 }
 
 func (f *faulty) callInt(name string, carryOut func() (int, error)) (n int, err error) {
@@ -163,7 +163,7 @@ func disturbed(t testing.TB, layout *spec.Layout, dir string, kernel *faulty) (r
 	t.Helper()
 	asVolprep(t, func() {
 		defer func() {
-			if r := recover(); r != nil && r != killed {
+			if r := recover(); r != nil && r != errKilled {
 				panic(r)
 			}
 		}()

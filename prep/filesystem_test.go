@@ -40,6 +40,10 @@ func mounted(t testing.TB, name string) string {
 	t.Helper()
 	requirement(t, os.Geteuid() == 0, "needs root, to mount "+name)
 	dir := t.TempDir()
+	// os.MkdirTemp makes its directory 0700; other users must come as far as the mount.
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	at := filepath.Join(dir, "volume")
 	if err := os.Mkdir(at, 0o755); err != nil {
 		t.Fatal(err)

@@ -206,7 +206,7 @@ func (o *order) permissions(want State) {
 		if !o.now.Access.Extended() {
 			group := spec.Perm(o.now.Mode >> 3 & 7)
 			if mask := want.mask(); mask&^group != 0 {
-				o.add(Step{Op: OpSetAccess, ACL: masked(acl, mask&group)})
+				o.add(Step{Op: OpSetAccess, ACL: masked(acl, mask&group, o.now.Mode&want.Mode)})
 			}
 		}
 		if !o.now.Access.Equal(acl) {
@@ -215,7 +215,7 @@ func (o *order) permissions(want State) {
 	case o.now.Access.Extended():
 		own, _ := o.now.Access.Get(spec.TagGroupObj)
 		if mask := o.now.mask(); mask&^own != 0 {
-			o.add(Step{Op: OpSetAccess, ACL: masked(o.now.Access, mask&own)})
+			o.add(Step{Op: OpSetAccess, ACL: masked(o.now.Access, mask&own, o.now.Mode&want.Mode)})
 		}
 		o.add(Step{Op: OpRemoveAccess, ACL: acl})
 	}
@@ -225,15 +225,28 @@ func (o *order) permissions(want State) {
 	o.add(Step{Op: OpChmod, Mode: want.StatMode()})
 }
 
-// masked is an ACL with another mask.
-func masked(acl spec.ACL, mask spec.Perm) spec.ACL {
+// masked is an ACL with another mask. With an empty one the kernel counts who
+// is named among the others, who then get no more than other's digits.
+func masked(acl spec.ACL, mask spec.Perm, other uint32) spec.ACL {
 	entries := slices.Clone(acl.Entries)
 	for i := range entries {
-		if entries[i].Tag == spec.TagMask {
+		switch {
+		case entries[i].Tag == spec.TagMask:
 			entries[i].Perm = mask
+		case entries[i].Tag == spec.TagOther && mask == 0:
+			entries[i].Perm &= spec.Perm(other & 7)
 		}
 	}
 	return spec.ACL{Entries: entries}
+}
+
+// closed takes everything from others where an ACL has an empty mask, for
+// these would be the rights of those whom it names, to keep them out.
+func closed(s State) State {
+	if !s.Access.Extended() || s.mask() != 0 {
+		return s
+	}
+	return s.withAccess(masked(s.Access, 0, 0))
 }
 
 // meet gives each class what both states give it, and keeps a sticky bit that either has.
@@ -256,7 +269,7 @@ func meet(a, b State) State {
 		acl.Entries = append(acl.Entries, named)
 	}
 	acl.Entries = append(acl.Entries, spec.Entry{Tag: spec.TagMask, Perm: mask})
-	return both.withAccess(canonical(acl))
+	return closed(both.withAccess(canonical(acl)))
 }
 
 // namedOfEither lists the named users and groups of two ACLs, each once.
@@ -354,7 +367,7 @@ func transition(have, want State, caller Caller, options orderOptions) ([]Step, 
 		o.defaults(want.Default)
 		o.permissions(want)
 		o.chown(want.UID, want.GID)
-	case options.noACL, twofold(want):
+	case options.noACL, unveilable(want):
 		return nil, errNeedsGroup{want.GID}
 	case !options.named && (ownerIsLeast(have) || ownerIsLeast(want)):
 		return nil, errOwnerIsLeast
@@ -406,13 +419,15 @@ func namedPerms(s State) uint32 {
 	return uint32(perms)
 }
 
-// twofold tells whether the owning group has an entry of its name beside
-// `group::` of which neither contains the other: no single entry, and so no
-// veil, can say that.
-func twofold(s State) bool {
+// unveilable tells whether no veil can say what a state says: its owning group
+// has an entry of its name beside `group::` of which neither contains the
+// other, or may do nothing where others may, for a veil with an empty mask
+// would count its members among these.
+func unveilable(s State) bool {
 	digit := spec.Perm(s.Mode >> 3 & 7)
 	own, ok := ownGroup(s)
-	return ok && own|digit != own && own|digit != digit
+	twofold := ok && own|digit != own && own|digit != digit
+	return twofold || (digit|own)&s.mask() == 0 && namedPerms(s) == 0 && s.Mode&7 != 0
 }
 
 // veil is the order of that name.
@@ -423,7 +438,7 @@ func (o *order) veil(have, want State, options orderOptions) {
 		had |= spec.Perm(have.Mode>>3&7) & have.mask()
 	}
 	wanted := spec.Perm(want.Mode>>3&7)&want.mask() | permOf(want, named)
-	first := veiled(meet(have, want), want.GID, had&wanted)
+	first := closed(veiled(meet(have, want), want.GID, had&wanted))
 	first.Mode &^= setgidBit
 	if options.named {
 		o.permissions(first)

@@ -143,7 +143,7 @@ func TestRandomOrdersEndRightAndOpenNothing(t *testing.T) {
 		}
 		options := orderOptions{keepVeil: random.IntN(2) == 0, named: random.IntN(2) == 0}
 		steps, err := transition(before, after, caller, options)
-		if err != nil && (twofold(after) || !options.named && (ownerIsLeast(before) || ownerIsLeast(after))) {
+		if err != nil && (unveilable(after) || !options.named && (ownerIsLeast(before) || ownerIsLeast(after))) {
 			continue
 		}
 		if err != nil {

@@ -161,38 +161,3 @@ func unknownBehind(path, behind string) Unknown {
 	return Unknown{Path: path, Behind: behind,
 		Mend: "put this container into the group of " + printable(behind) + " (fsGroup, supplementalGroups, group_add), or let apply borrow it"}
 }
-
-// permits tells whether the kernel lets the caller, without CAP_DAC_OVERRIDE,
-// have the permissions on an inode.
-func permits(s State, caller Caller, need spec.Perm) bool {
-	class, granted := spec.Perm(s.Mode&7), false
-	if s.UID == caller.UID {
-		return spec.Perm(s.Mode>>6&7)&need == need
-	}
-	for _, entry := range s.accessACL().Entries {
-		switch {
-		case entry.Tag == spec.TagUser && entry.ID == caller.UID:
-			return entry.Perm&s.mask()&need == need
-		case entry.Tag == spec.TagGroupObj && caller.in(s.GID), entry.Tag == spec.TagGroup && caller.in(entry.ID):
-			class = 0
-			granted = granted || entry.Perm&s.mask()&need == need
-		}
-	}
-	return granted || class&need == need
-}
-
-// AccessAt answers what an identity may do at paths of a layout: as the
-// volumes are, or, with after, as they would be after apply.
-func AccessAt(ctx context.Context, layout *spec.Layout, options Options, c Credentials, paths []string, after bool) []Access {
-	e := newEngine(ctx, "access", options)
-	if after {
-		for _, tree := range e.trees(layout) {
-			e.surveyVolume(tree)
-		}
-	}
-	var answers []Access
-	for _, path := range paths {
-		answers = append(answers, Evaluate(c, path, func(path string) ([]Component, error) { return e.chain(layout, path) }))
-	}
-	return answers
-}

@@ -72,15 +72,6 @@ func (n *node) prune(only []string) *node {
 	return &above
 }
 
-// depth is the number of levels of a tree.
-func (n *node) depth() int {
-	deepest := 0
-	for _, child := range n.children {
-		deepest = max(deepest, child.depth())
-	}
-	return deepest + 1
-}
-
 // only is when the node's attributes count: for a parent that is not listed,
 // when it is made.
 func (n *node) only() spec.Only {

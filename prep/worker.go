@@ -280,8 +280,6 @@ func (d dirent) length() uint16 {
 	return *(*uint16)(unsafe.Pointer(&d[direntLength]))
 }
 
-func (d dirent) inode() uint64 { return *(*uint64)(unsafe.Pointer(&d[0])) }
-
 func (d dirent) kind() byte { return d[direntType] }
 
 // name is the entry's name without its NUL, which stays behind it in memory.

@@ -137,7 +137,7 @@ func checkComponents(text string, components []string) error {
 	for _, component := range components {
 		switch {
 		case component == "..":
-			return fmt.Errorf("%s climbs by ..", quote(text))
+			return fmt.Errorf("%s climbs out by \"..\" in it", quote(text))
 		case component == "." || component == "":
 			return fmt.Errorf("%s is not clean, as %s would be", quote(text), quote(path.Clean(text)))
 		case len(component) > maxComponent:
