@@ -31,7 +31,7 @@ func credentialsOf(identity spec.Identity) Credentials {
 	return Credentials{UID: identity.UID, GID: identity.GID, Groups: identity.Groups}
 }
 
-func (c Credentials) caller() Caller { return Caller{UID: c.UID, GID: c.GID, Groups: c.Groups} }
+func (c Credentials) caller() Caller { return Caller(c) }
 
 // Component is one directory, or at the end one file, on the way from a
 // volume's root to a path.

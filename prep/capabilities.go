@@ -100,7 +100,7 @@ func CurrentPrivileges() (Privileges, error) {
 	return p, nil
 }
 
-// ErrCgo: this binary was built with cgo, and syscall.AllThreadsSyscall, by
+// ErrCgo says that this binary was built with cgo, and syscall.AllThreadsSyscall, by
 // which alone all threads of a Go program can give up capabilities, refuses to
 // work in such a binary.
 var ErrCgo = errors.New("this binary was built with cgo, so capabilities cannot be dropped on all its threads; build it with CGO_ENABLED=0")

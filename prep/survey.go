@@ -161,3 +161,19 @@ func unknownBehind(path, behind string) Unknown {
 	return Unknown{Path: path, Behind: behind,
 		Mend: "put this container into the group of " + printable(behind) + " (fsGroup, supplementalGroups, group_add), or let apply borrow it"}
 }
+
+// AccessAt answers what an identity may do at paths of a layout: as the
+// volumes are, or, with after, as they would be after apply.
+func AccessAt(ctx context.Context, layout *spec.Layout, options Options, c Credentials, paths []string, after bool) []Access {
+	e := newEngine(ctx, "access", options)
+	if after {
+		for _, tree := range e.trees(layout) {
+			e.surveyVolume(tree)
+		}
+	}
+	var answers []Access
+	for _, path := range paths {
+		answers = append(answers, Evaluate(c, path, func(path string) ([]Component, error) { return e.chain(layout, path) }))
+	}
+	return answers
+}

@@ -144,11 +144,9 @@ func kubelet(t testing.TB, at tree, _ bool) {
 		if info.Mode()&os.ModeSymlink != 0 {
 			return nil
 		}
-		mode := info.Mode()
+		mode := fs.FileMode(0o640)
 		if info.IsDir() {
-			mode = fs.FileMode(0o750)
-		} else {
-			mode = fs.FileMode(0o640)
+			mode = 0o750
 		}
 		return os.Chmod(path, mode)
 	}))
