@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,18 +13,21 @@ import (
 // test's end.
 type project struct {
 	docker
-	name, file string
-	env        []string
+	name  string
+	files []string
+	env   []string
 }
 
-func compose(t testing.TB, d docker, file string, env ...string) project {
+// compose is the NIM example's project with the images that these tests build.
+func compose(t testing.TB, d docker, env ...string) project {
 	t.Helper()
 	needPrograms(t, "docker-compose")
-	absolute, err := filepath.Abs(file)
-	if err != nil {
-		t.Fatal(err)
+	p := project{
+		docker: d,
+		name:   fmt.Sprintf("volprep%d", time.Now().UnixNano()),
+		files:  []string{"../examples/nim/compose.yaml", "testdata/compose.yaml"},
+		env:    env,
 	}
-	p := project{docker: d, name: fmt.Sprintf("volprep%d", time.Now().UnixNano()), file: absolute, env: env}
 	t.Cleanup(func() {
 		// The test's context is over when its cleanup runs.
 		c := p.command("down", "--volumes", "--timeout", "1")
@@ -37,11 +39,11 @@ func compose(t testing.TB, d docker, file string, env ...string) project {
 }
 
 func (p project) command(args ...string) command {
-	return command{
-		name: "docker-compose",
-		args: append([]string{"--no-ansi", "--project-name", p.name, "--file", p.file}, args...),
-		env:  append(p.env, p.docker.command().env...),
+	options := []string{"--no-ansi", "--project-name", p.name}
+	for _, file := range p.files {
+		options = append(options, "--file", file)
 	}
+	return command{name: "docker-compose", args: append(options, args...), env: append(p.env, p.docker.command().env...)}
 }
 
 // up starts the project anew and waits until each service has ended.
@@ -154,7 +156,7 @@ func TestComposeServerOverModelCache(t *testing.T) {
 		}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
-			p := compose(t, d, "testdata/compose.yaml", kind.env(t)...)
+			p := compose(t, d, kind.env(t)...)
 			p.up(t)
 			first := p.prepared(t)
 			if first.Result != "changed" || first.Summary.Created != 3 {
@@ -177,7 +179,7 @@ func TestComposeServerOverModelCache(t *testing.T) {
 
 func TestComposeWithoutPrepTheServerCrashesOnItsFirstLog(t *testing.T) {
 	d := engine(t)
-	p := compose(t, d, "testdata/compose.yaml")
+	p := compose(t, d)
 	_, stderr, status := p.command("run", "--rm", "--no-deps", "runtime", "serve", "-logs", "/logs").output(t)
 	if status == 0 || !strings.Contains(stderr, "open /logs/server.log: permission denied") {
 		t.Errorf("without prep the runtime ended with %d, want its log refused\n%s", status, stderr)
