@@ -213,7 +213,12 @@ func (e *engine) seedling(n *node, dir int, name string, born, want State) (int,
 
 // unstage takes the staging directory away, with whatever a killed run left in it.
 func (e *engine) unstage(dir int) error {
-	err := e.kernel.Unlinkat(dir, StagingName, unix.AT_REMOVEDIR)
+	var stat unix.Statx_t
+	err := e.kernel.Statx(dir, StagingName, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &stat)
+	if err == unix.ENOENT || err == unix.EACCES {
+		return err
+	}
+	err = e.kernel.Unlinkat(dir, StagingName, unix.AT_REMOVEDIR)
 	for try := 0; err == unix.ENOTEMPTY && try < attempts; try++ {
 		stage, openErr := e.openStage(dir)
 		if openErr != nil {
