@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"volprep/spec"
 )
 
@@ -295,24 +297,22 @@ func permOf(s State, named spec.Entry) spec.Perm {
 }
 
 // veiled is a state's permissions with its group's entry empty and the named
-// entry of a group in its place.
+// entry of a group in its place. The mask stays; where there is none yet it is
+// that entry's.
 func veiled(s State, group uint32, perm spec.Perm) State {
-	named := spec.Entry{Tag: spec.TagGroup, ID: group, Perm: perm}
-	acl := spec.ACL{Entries: []spec.Entry{named}}
-	mask := perm
+	acl := spec.ACL{Entries: []spec.Entry{{Tag: spec.TagGroup, ID: group, Perm: perm}}}
 	for _, entry := range s.accessACL().Entries {
-		switch {
-		case entry.Tag == spec.TagMask, entry.Tag == spec.TagGroup && entry.ID == group:
+		if entry.Tag == spec.TagGroup && entry.ID == group {
 			continue
-		case entry.Tag == spec.TagGroupObj:
+		}
+		if entry.Tag == spec.TagGroupObj {
 			entry.Perm = 0
-		case entry.Tag == spec.TagUser || entry.Tag == spec.TagGroup:
-			entry.Perm &= s.mask()
-			mask |= entry.Perm
 		}
 		acl.Entries = append(acl.Entries, entry)
 	}
-	acl.Entries = append(acl.Entries, spec.Entry{Tag: spec.TagMask, Perm: mask})
+	if !s.Access.Extended() {
+		acl.Entries = append(acl.Entries, spec.Entry{Tag: spec.TagMask, Perm: perm})
+	}
 	return s.withAccess(canonical(acl))
 }
 
@@ -343,6 +343,9 @@ type orderOptions struct {
 func transition(have, want State, caller Caller, options orderOptions) ([]Step, error) {
 	if have.equal(want) {
 		return nil, nil
+	}
+	if options.noACL && (want.Access.Extended() || !want.Default.Empty()) {
+		return nil, unix.EOPNOTSUPP
 	}
 	o := &order{caller: caller, now: have}
 	samePermissions := have.Mode == want.Mode && have.Access.Equal(want.Access)
@@ -437,8 +440,9 @@ func (o *order) veil(have, want State, options orderOptions) {
 	if have.GID == want.GID {
 		had |= spec.Perm(have.Mode>>3&7) & have.mask()
 	}
-	wanted := spec.Perm(want.Mode>>3&7)&want.mask() | permOf(want, named)
-	first := closed(veiled(meet(have, want), want.GID, had&wanted))
+	own, _ := ownGroup(want)
+	wanted := spec.Perm(want.Mode>>3&7) | own
+	first := closed(veiled(meet(have, want), want.GID, had&wanted&want.mask()))
 	first.Mode &^= setgidBit
 	if options.named {
 		o.permissions(first)

@@ -132,6 +132,9 @@ func TestRandomOrdersEndRightAndOpenNothing(t *testing.T) {
 			special := s.Mode &^ 0o777
 			s = s.withAccess(named(s.Mode&0o777, user(ids[random.IntN(4)], spec.Perm(random.IntN(8))), group(ids[random.IntN(4)], spec.Perm(random.IntN(8)))))
 			s.Mode |= special
+			if random.IntN(3) == 0 {
+				s.Access = masked(s.Access, spec.Perm(1+random.IntN(7)), 7)
+			}
 		}
 		return s
 	}
