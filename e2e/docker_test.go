@@ -125,6 +125,7 @@ type applyReport struct {
 	Actions []struct {
 		Path, Op, Error string
 	} `json:"actions"`
+	Capabilities struct{ Had []string }
 }
 
 func TestDockerfileFinalStage(t *testing.T) {

@@ -73,6 +73,9 @@ func TestKubernetesServerOverModelCache(t *testing.T) {
 			if first.Result != "changed" || first.Summary.Created != 3 {
 				t.Errorf("the first start says %+v, want 3 directories created", first)
 			}
+			if had := strings.Join(first.Capabilities.Had, " "); had != "CAP_CHOWN CAP_FOWNER" {
+				t.Errorf("in the pod volprep had %q, want CAP_CHOWN and CAP_FOWNER", had)
+			}
 			checkServed(t, k.servedInPod(t, kind.name))
 			if !kind.kept {
 				return
