@@ -104,6 +104,9 @@ func (c *command) app() *cli.App {
 			{Name: "validate", Usage: "check the layout alone", Action: c.validate,
 				Description: example("volprep validate -f layout.yaml"),
 				Flags:       flags(layoutFlags)},
+			{Name: "doctor", Usage: "show what this process and the layout's volumes allow", Action: c.doctor,
+				Description: example("volprep doctor -f layout.yaml"),
+				Flags:       flags(layoutFlags, runFlags)},
 			{Name: "schema", Usage: "print the layout's JSON Schema", Action: c.schema,
 				Description: example("volprep schema > layout.schema.json")},
 			{Name: "version", Usage: "print the version", Action: c.version,
@@ -523,6 +526,27 @@ func (c *command) validate(ctx *cli.Context) error {
 		directories += 1 + len(volume.Directories)
 	}
 	fmt.Fprintf(c.stdout, "%s: %d volumes, %d directories, %d expectations: valid\n", layout.Source, len(layout.Volumes), directories, len(layout.Expect))
+	return nil
+}
+
+// doctor works without a layout too: then it tells of the process alone.
+func (c *command) doctor(ctx *cli.Context) error {
+	options, err := c.options(ctx)
+	if err != nil {
+		return err
+	}
+	var layout *spec.Layout
+	_, inline := os.LookupEnv("VOLPREP_LAYOUT")
+	if _, err := os.Stat(defaultLayout); err == nil || inline || ctx.String("file") != "" {
+		if layout, err = c.layout(ctx); err != nil {
+			return err
+		}
+	}
+	diagnosis := prep.Doctor(layout, options)
+	if ctx.String("format") == "json" {
+		return diagnosis.JSON(c.stdout)
+	}
+	diagnosis.Text(c.stdout, coloured(c.stdout))
 	return nil
 }
 
