@@ -311,7 +311,12 @@ func veiled(s State, group uint32, perm spec.Perm) State {
 		acl.Entries = append(acl.Entries, entry)
 	}
 	if !s.Access.Extended() {
-		acl.Entries = append(acl.Entries, spec.Entry{Tag: spec.TagMask, Perm: perm})
+		// An empty mask would count the group's members among the others.
+		mask := perm
+		if mask == 0 && s.Mode&7 != 0 {
+			mask = spec.PermExecute
+		}
+		acl.Entries = append(acl.Entries, spec.Entry{Tag: spec.TagMask, Perm: mask})
 	}
 	return s.withAccess(canonical(acl))
 }
@@ -424,13 +429,13 @@ func namedPerms(s State) uint32 {
 
 // unveilable tells whether no veil can say what a state says: its owning group
 // has an entry of its name beside `group::` of which neither contains the
-// other, or may do nothing where others may, for a veil with an empty mask
-// would count its members among these.
+// other, or its ACL has an empty mask, so that the kernel would not look at a
+// veil either.
 func unveilable(s State) bool {
 	digit := spec.Perm(s.Mode >> 3 & 7)
 	own, ok := ownGroup(s)
 	twofold := ok && own|digit != own && own|digit != digit
-	return twofold || (digit|own)&s.mask() == 0 && namedPerms(s) == 0 && s.Mode&7 != 0
+	return twofold || s.mask() == 0 && s.Mode&7 != 0
 }
 
 // veil is the order of that name.
@@ -463,7 +468,7 @@ func (o *order) veil(have, want State, options orderOptions) {
 	} else {
 		o.chown(o.caller.UID, want.GID)
 	}
-	if !want.Access.Extended() && !options.keepVeil {
+	if !want.Access.Extended() && !options.keepVeil && under.mask() == wanted {
 		o.add(Step{Op: OpRemoveAccess, Unveil: true})
 	}
 	if !options.named {
