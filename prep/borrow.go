@@ -36,6 +36,7 @@ type loan struct {
 	// was is the state to give back, and access the time that the slip replaced.
 	was    State
 	opened bool // owner bits were added
+	noted  bool // a slip was written
 	access unix.Timespec
 }
 
@@ -71,7 +72,9 @@ func (e *engine) borrow(fd int, path string, ownerNamed bool) (*loan, error) {
 		return nil, e.failed(path, doing, errOwnerIsLeast, &l.was)
 	}
 	note := slip{uid: l.was.UID, ownerDigit: ownerDigit(l.was.Mode), veil: noVeil}
-	if err := e.writeSlip(fd, note); err != nil && !(ownerNamed && !l.opened) {
+	err = e.writeSlip(fd, note)
+	l.noted = err == nil
+	if err != nil && !(ownerNamed && !l.opened) {
 		return nil, e.failed(path, doing, err, &l.was)
 	}
 	if info.UID != e.caller.UID {
@@ -108,8 +111,10 @@ func (e *engine) giveBack(l *loan) error {
 		}
 	}
 	lent := time.Since(l.since)
-	if err := e.clearSlip(l.fd, l.access); err != nil {
-		return e.failed(l.path, doing, err, &l.was)
+	if l.noted {
+		if err := e.clearSlip(l.fd, l.access); err != nil {
+			return e.failed(l.path, doing, err, &l.was)
+		}
 	}
 	info, err := look(e.kernel, l.fd)
 	if err != nil {
@@ -134,7 +139,7 @@ func (e *engine) returnOrphan(fd int, path string, info inodeInfo) (State, error
 		// The order that was interrupted begins anew when the directory is finished.
 		return was, nil
 	}
-	l := &loan{fd: fd, path: path, since: time.Now(), was: was, opened: was.Mode != info.Mode, access: accessTime(info, e.caller)}
+	l := &loan{fd: fd, path: path, since: time.Now(), was: was, opened: was.Mode != info.Mode, noted: true, access: accessTime(info, e.caller)}
 	return was, e.giveBack(l)
 }
 
