@@ -116,15 +116,30 @@ func (e *engine) giveBack(l *loan) error {
 			return e.failed(l.path, doing, err, &l.was)
 		}
 	}
-	info, err := look(e.kernel, l.fd)
-	if err != nil {
+	if err := e.returned(l); err != nil {
 		return e.failed(l.path, doing, err, &l.was)
-	}
-	if info.UID != l.was.UID && info.UID == e.caller.UID {
-		return e.failed(l.path, doing, fmt.Errorf("%w: its owner is %d, not %d", errNotAsAsked, info.UID, l.was.UID), &l.was)
 	}
 	e.borrowed(l, lent)
 	return nil
+}
+
+// returned reads back that a directory is no longer this process's. Another
+// run may have borrowed it meanwhile: then it has that run's slip and comes
+// back by that run, or had its slip cleared by us, and is given back again.
+func (e *engine) returned(l *loan) error {
+	for try := range attempts {
+		info, err := look(e.kernel, l.fd)
+		if err != nil || info.UID == l.was.UID || info.UID != e.caller.UID {
+			return err
+		}
+		time.Sleep(time.Duration(try) * time.Millisecond)
+		if _, lent := slipOf(info, e.caller); !lent {
+			if err := e.kernel.Fchownat(l.fd, int(l.was.UID), -1); err != nil {
+				return err
+			}
+		}
+	}
+	return fmt.Errorf("%w: its owner is %d, not %d", errNotAsAsked, e.caller.UID, l.was.UID)
 }
 
 // returnOrphan gives back what a killed run had borrowed; the state is what
