@@ -316,3 +316,55 @@ func TestWhereNoSlipCanBeWrittenOnlyNamedOwnersAreBorrowed(t *testing.T) {
 		}
 	}
 }
+
+func TestPlanSaysWhichVolumesAreMissing(t *testing.T) {
+	dir := mounted(t, "tmpfs")
+	layout := layoutOf(t, `{version: 1, volumes: [{path: /gone}, {path: /maybe, optional: true}, {path: /later, create: true, directories: [{path: a}, {path: b, only: existing}]}]}`)
+	var plan *Report
+	asVolprep(t, func() { plan = Plan(context.Background(), layout, Options{Root: dir, Caller: &Caller{}}) })
+	if plan.ExitStatus() != 1 || len(plan.Skipped) != 1 || plan.Summary.Created != 2 {
+		t.Errorf("%d, skipped %v, %s", plan.ExitStatus(), plan.Skipped, plan.Line())
+	}
+}
+
+func TestAnACLThatAFileSystemCannotHoldIsNamedBeforehand(t *testing.T) {
+	dir := mounted(t, "btrfs")
+	err := unix.Mount("", dir, "", unix.MS_REMOUNT, "noacl")
+	requirement(t, err == nil, "remounting btrfs with noacl")
+	roots(t, dir, "v")
+	layout := layoutOf(t, `{version: 1, volumes: [{path: /v, directories: [{path: a, default_acl: [umask]}]}]}`)
+	var text strings.Builder
+	asVolprep(t, func() { Doctor(layout, Options{Root: dir, Caller: &Caller{}}).Text(&text, false) })
+	if !strings.Contains(text.String(), "the layout names ACLs, and the file system has none") {
+		t.Error(text.String())
+	}
+}
+
+func TestFailuresOfContentsSayWhere(t *testing.T) {
+	failure := ContentsFailure{Path: "/v/\n", Doing: "changing it", Err: errNeedsGroup{5}}
+	if text := failure.Error(); !strings.HasPrefix(text, `"/v/\n": changing it: setgid for group 5 needs CAP_FSETID`) || !errors.As(failure, new(errNeedsGroup)) {
+		t.Error(text)
+	}
+}
+
+func TestWhyACapabilityIsLackingDependsOnWhoRuns(t *testing.T) {
+	asUser(t, 100, 100, nil, func() {
+		e := newEngine(context.Background(), "test", Options{Caller: &Caller{UID: 100, GID: 100}})
+		if text := e.whyLacking("CAP_CHOWN"); !strings.Contains(text, "use runAsUser: 0") {
+			t.Error(text)
+		}
+		if text := e.whyNot("changing the owner", unix.EPERM, nil); !strings.Contains(text, "this process is uid 100") {
+			t.Error(text)
+		}
+	})
+	e := newEngine(context.Background(), "test", Options{Caller: &Caller{}})
+	foreign := directory(overflowID, 0, 0o755)
+	if text := e.whyNot("changing the owner", unix.EPERM, &foreign); !strings.Contains(text, "no place in this user namespace") {
+		t.Error(text)
+	}
+	for _, err := range []error{unix.ELOOP, unix.ENOTDIR, unix.EXDEV} {
+		if f := e.failed("/v", "opening the directory", err, nil); f.Class != ClassRefused || f.Mend == "" {
+			t.Errorf("%v: %+v", err, f)
+		}
+	}
+}
