@@ -164,3 +164,41 @@ func TestAccountsShowFailuresAndWhatIsUnknown(t *testing.T) {
 		t.Error("an escape sequence gets through")
 	}
 }
+
+func TestTheOlderCallsDoTheSame(t *testing.T) {
+	dir := mounted(t, "tmpfs")
+	want := directory(1000, 2000, 0o750).withAccess(named(0o750, user(3000, 5)))
+	makeDir(t, dir, "a", want)
+	parent, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(parent)
+	fd, err := unix.Openat(parent, "a", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	name := []byte("a\x00")
+	for _, older := range []bool{false, true} {
+		withoutGetxattrat.Store(older)
+		withoutFchmodat2.Store(older)
+		value := make([]byte, 512)
+		n, err := System().GetAccessName(parent, &name[0], value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if acl, err := DecodeACL(value[:n]); err != nil || !acl.Equal(want.Access) {
+			t.Errorf("older %v: the ACL is %s, %v", older, acl, err)
+		}
+		if err := System().FchmodDirect(fd, 0o700); err != nil {
+			t.Error(err)
+		}
+		if got := stateAt(t, filepath.Join(dir, "a")).StatMode(); got != 0o700 {
+			t.Errorf("older %v: the mode is %04o", older, got)
+		}
+		put(t, filepath.Join(dir, "a"), want)
+	}
+	withoutGetxattrat.Store(false)
+	withoutFchmodat2.Store(false)
+}
