@@ -109,6 +109,8 @@ func (c *command) app() *cli.App {
 				Flags:       flags(layoutFlags, runFlags)},
 			{Name: "schema", Usage: "print the layout's JSON Schema", Action: c.schema,
 				Description: example("volprep schema > layout.schema.json")},
+			{Name: "seccomp", Usage: "print a seccomp profile for the container that runs volprep", Action: c.seccomp,
+				Description: example("volprep seccomp > volprep-seccomp.json; docker run --security-opt seccomp=volprep-seccomp.json …")},
 			{Name: "version", Usage: "print the version", Action: c.version,
 				Description: example("volprep version --format json"),
 				Flags:       []cli.Flag{formatFlag()}},
@@ -159,6 +161,7 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "the least `LEVEL` that is logged: debug, info, warn, error", EnvVars: variable("log-level")},
 		&cli.BoolFlag{Name: "allow-unknown", Usage: "let an expectation pass that cannot be seen", EnvVars: variable("allow-unknown")},
 		&cli.StringFlag{Name: "report", Usage: "write the JSON report to `FILE`", EnvVars: variable("report")},
+		&cli.BoolFlag{Name: "no-sandbox", Usage: "do without Landlock and the filter of system calls", EnvVars: variable("no-sandbox")},
 	}
 }
 
@@ -248,7 +251,7 @@ func (c *command) parse(ctx *cli.Context) (*spec.Layout, error) {
 		fmt.Fprintln(c.stderr, problems.Error())
 	}
 	if layout == nil {
-		c.terminate(problems.Error())
+		openSinks("").terminate(problems.Error())
 		return nil, exitError(exitLayout)
 	}
 	return layout, nil
@@ -339,8 +342,16 @@ func (c *command) look(ctx *cli.Context, engine func(context.Context, *spec.Layo
 		run, cancel = context.WithTimeout(run, limit)
 		defer cancel()
 	}
+	files := openSinks(ctx.String("report"))
+	defer files.close()
+	sandbox := prep.Sandbox{Landlock: "off: --no-sandbox", Seccomp: "off: --no-sandbox"}
+	if !ctx.Bool("no-sandbox") {
+		sandbox = prep.Confine(layout, options)
+	}
+	options.Log.Debug().Str("landlock", sandbox.Landlock).Str("seccomp", sandbox.Seccomp).Msg("sandbox")
 	report := engine(run, layout, options)
-	if err := c.print(ctx, report, print); err != nil {
+	report.Sandbox = &sandbox
+	if err := c.print(ctx, files, report, print); err != nil {
 		return nil, err
 	}
 	if status := report.ExitStatus(); status != 0 {
@@ -351,14 +362,14 @@ func (c *command) look(ctx *cli.Context, engine func(context.Context, *spec.Layo
 
 // print writes a report where it belongs: standard output, --report, and
 // after a failure the termination log.
-func (c *command) print(ctx *cli.Context, report *prep.Report, print func(*prep.Report, io.Writer, bool)) error {
+func (c *command) print(ctx *cli.Context, files sinks, report *prep.Report, print func(*prep.Report, io.Writer, bool)) error {
 	if name := ctx.String("report"); name != "" {
-		if err := writeReport(name, report); err != nil {
+		if err := files.writeReport(report); err != nil {
 			report.AddFailure(&prep.Failure{Path: name, Doing: "writing the report", Err: err, Mend: "name a file that this process may write", Class: prep.ClassFailed})
 		}
 	}
 	if report.ExitStatus() != 0 {
-		c.terminate(report.Termination())
+		files.terminate(report.Termination())
 	}
 	var err error
 	if ctx.String("format") == "json" {
@@ -374,26 +385,56 @@ func (c *command) print(ctx *cli.Context, report *prep.Report, print func(*prep.
 	return nil
 }
 
-func writeReport(name string, report *prep.Report) error {
-	file, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(report.JSON(file), file.Close())
+// sinks are the files that a run writes at its end. They are opened at its
+// start, for the sandbox lets none be opened later.
+type sinks struct {
+	report    *os.File
+	reportErr error
+	// termination is nil outside a pod.
+	termination *os.File
 }
 
-// terminationLog is where the kubelet reads why a container ended.
+// terminationLog is where the kubelet reads why a container ended. It is there
+// before the container starts, or nobody reads it: it is never made.
 const terminationLog = "/dev/termination-log"
 
-// terminate leaves a short account for the kubelet. The file is there before
-// the container starts, or nobody reads it: it is never made.
-func (c *command) terminate(text string) {
-	file, err := os.OpenFile(terminationLog, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return
+func openSinks(report string) sinks {
+	var s sinks
+	if report != "" {
+		s.report, s.reportErr = os.OpenFile(report, os.O_WRONLY|os.O_CREATE, 0o644)
 	}
-	defer file.Close()
-	io.WriteString(file, text[:min(len(text), 4096)])
+	if file, err := os.OpenFile(terminationLog, os.O_WRONLY, 0); err == nil {
+		s.termination = file
+	}
+	return s
+}
+
+func (s sinks) close() {
+	for _, file := range []*os.File{s.report, s.termination} {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// writeReport replaces what an earlier run left in the file.
+func (s sinks) writeReport(report *prep.Report) error {
+	if s.reportErr != nil {
+		return s.reportErr
+	}
+	if info, err := s.report.Stat(); err == nil && info.Mode().IsRegular() {
+		if err := s.report.Truncate(0); err != nil {
+			return err
+		}
+	}
+	return report.JSON(s.report)
+}
+
+// terminate leaves a short account for the kubelet.
+func (s sinks) terminate(text string) {
+	if s.termination != nil && s.termination.Truncate(0) == nil {
+		io.WriteString(s.termination, text[:min(len(text), 4096)])
+	}
 }
 
 func (c *command) apply(ctx *cli.Context) error {
@@ -414,13 +455,18 @@ func (c *command) apply(ctx *cli.Context) error {
 		return exitError(prep.ClassNotPermitted)
 	}
 	left, err := prep.Reduce(allowed)
+	keep := func(capabilities prep.Capabilities) error {
+		_, err := prep.Reduce(capabilities)
+		return err
+	}
 	if errors.Is(err, prep.ErrCgo) {
 		fmt.Fprintln(c.stderr, "volprep: warning:", err)
+		keep = nil
 	} else if err != nil {
 		return err
 	}
 	engine := func(run context.Context, layout *spec.Layout, options prep.Options) *prep.Report {
-		options.Capabilities = &left
+		options.Capabilities, options.Keep = &left, keep
 		options.Shard, options.Shards = shard, shards
 		options.Progress, options.ProgressEvery = c.progress(options.Log)
 		report := prep.Apply(run, layout, options)
@@ -552,6 +598,14 @@ func (c *command) doctor(ctx *cli.Context) error {
 
 func (c *command) schema(*cli.Context) error {
 	_, err := c.stdout.Write(spec.Schema())
+	return err
+}
+
+func (c *command) seccomp(*cli.Context) error {
+	profile, err := prep.OCIProfile()
+	if err == nil {
+		_, err = c.stdout.Write(profile)
+	}
 	return err
 }
 

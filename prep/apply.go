@@ -18,10 +18,14 @@ import (
 func Apply(ctx context.Context, layout *spec.Layout, options Options) *Report {
 	e := newEngine(ctx, "apply", options)
 	trees := e.trees(layout)
-	if e.ready(trees) && e.permitted(layout) {
+	if e.ready(trees) && e.preflight(layout) {
+		if e.options.Capabilities != nil {
+			e.report.Capabilities.Kept = e.options.Capabilities.Names()
+		}
 		for _, tree := range trees {
 			e.applyVolume(tree)
 		}
+		e.keep(0)
 		e.prove(layout)
 	}
 	return e.finishReport()
@@ -227,8 +231,9 @@ func (e *engine) finish(n *node, fd int, want State, fresh bool) {
 		e.settle(n, info.State)
 		return
 	}
+	options := orderOptions{named: n.named(), noACL: !info.acls}
 	if err == nil {
-		err = e.become(fd, want, orderOptions{named: n.named()})
+		err = e.become(fd, want, options)
 	}
 	if err != nil {
 		doing := "finishing the directory"
@@ -243,5 +248,5 @@ func (e *engine) finish(n *node, fd int, want State, fresh bool) {
 		e.made(n, want)
 		return
 	}
-	e.changed(n, info.State, want)
+	e.changed(n, info.State, want, options)
 }

@@ -37,7 +37,7 @@ type loan struct {
 	was    State
 	opened bool // owner bits were added
 	noted  bool // a slip was written
-	access unix.Timespec
+	access Moment
 }
 
 // ownerDigit is the owner's rwx of a mode.

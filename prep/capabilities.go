@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"volprep/spec"
@@ -146,36 +147,65 @@ func Reduce(keep Capabilities) (Capabilities, error) {
 	return left, nil
 }
 
-// permitted refuses a run whose plan needs a capability that is not effective,
-// before anything changes. What lies behind a closed directory is not known
-// yet, and is not asked for.
-func (e *engine) permitted(layout *spec.Layout) bool {
+// preflight plans the directories before anything changes, refuses a run whose
+// plan needs a capability that is not effective, and gives up what the plan
+// does not need. What lies behind a closed directory or in a volume's contents
+// is not known yet: nothing is asked for it, and nothing given up.
+func (e *engine) preflight(layout *spec.Layout) bool {
 	if e.options.Capabilities == nil {
 		return true
 	}
-	options := e.options
-	options.Log = options.Log.Level(7) // the plan's own failures are apply's to tell
-	plan := Plan(context.WithoutCancel(e.ctx), layout, options)
-	missing := map[string]Action{}
+	plan := e.planDirectories(layout)
+	needing := map[string]Action{}
+	var needed Capabilities
 	for _, action := range plan.Actions {
 		for _, name := range action.Capabilities {
-			if *e.options.Capabilities&capabilityOf(name) == 0 {
-				if _, known := missing[name]; !known {
-					missing[name] = action
-				}
+			needed |= capabilityOf(name)
+			if _, known := needing[name]; !known {
+				needing[name] = action
 			}
 		}
 	}
-	for _, name := range []string{"CAP_CHOWN", "CAP_FOWNER"} {
-		if action, ok := missing[name]; ok {
-			f := &Failure{Path: action.Path, Doing: fmt.Sprintf("planning %s %s → %s", action.Op, action.From, action.To), Class: ClassNotPermitted,
-				Err:  fmt.Errorf("it needs %s, and this process (uid %d) has %s; nothing was changed", name, e.caller.UID, *e.options.Capabilities),
-				Mend: e.whyLacking(name)}
-			e.report.AddFailure(f)
-			e.report.Summary.Failed++
-		}
+	missing := needed &^ *e.options.Capabilities
+	for _, name := range missing.Names() {
+		action := needing[name]
+		e.report.AddFailure(&Failure{Path: action.Path, Doing: fmt.Sprintf("planning %s %s → %s", action.Op, action.From, action.To), Class: ClassNotPermitted,
+			Err:  fmt.Errorf("it needs %s, and this process (uid %d) has %s; nothing was changed", name, e.caller.UID, *e.options.Capabilities),
+			Mend: e.whyLacking(name)})
+		e.report.Summary.Failed++
 	}
-	return len(missing) == 0
+	walks := slices.ContainsFunc(layout.Volumes, func(v spec.Volume) bool { return v.Contents != nil })
+	if !walks && len(plan.Unknown) == 0 && len(plan.failures) == 0 && missing == 0 {
+		e.keep(needed)
+	}
+	return missing == 0
+}
+
+// planDirectories is a plan without the walks over contents, and without a
+// word: its failures are apply's to tell.
+func (e *engine) planDirectories(layout *spec.Layout) *Report {
+	options := e.options
+	options.Log = zerolog.Nop()
+	planner := newEngine(context.WithoutCancel(e.ctx), "plan", options)
+	planner.directoriesOnly = true
+	for _, tree := range planner.trees(layout) {
+		planner.surveyVolume(tree)
+	}
+	return planner.finishReport()
+}
+
+// keep gives up all capabilities but these, where the caller wants that.
+func (e *engine) keep(kept Capabilities) {
+	if e.options.Keep == nil || e.options.Capabilities == nil {
+		return
+	}
+	if err := e.options.Keep(kept); err != nil {
+		e.log.Warn().Err(err).Msg("giving up capabilities that are not needed")
+		return
+	}
+	left := *e.options.Capabilities & kept
+	e.gaveUp |= *e.options.Capabilities &^ kept
+	e.options.Capabilities = &left
 }
 
 // whyLacking tells why a capability is not effective, and the mend.

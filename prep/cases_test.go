@@ -51,7 +51,7 @@ func (a answering) Setxattr(fd int, name string, value []byte) error {
 	return answered(a.setxattr, func() error { return a.Kernel.Setxattr(fd, name, value) })
 }
 
-func (a answering) Utimensat(fd int, times *[2]unix.Timespec) error {
+func (a answering) Utimensat(fd int, times *[2]Moment) error {
 	return answered(a.utimensat, func() error { return a.Kernel.Utimensat(fd, times) })
 }
 

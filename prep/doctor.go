@@ -136,7 +136,7 @@ func (d *Diagnosis) volume(e *engine, tree *node) {
 		if stat.Flags&unix.ST_RDONLY != 0 {
 			stops = "it is mounted read-only, which is fine only while it is as the layout says"
 		}
-		d.add(path, "file system", fileSystemName(stat.Type), stops)
+		d.add(path, "file system", fileSystemName(int64(stat.Type)), stops)
 		stops = ""
 		if stat.Bavail == 0 || stat.Files > 0 && stat.Ffree == 0 {
 			stops = "nothing can be made there: free some space or inodes"

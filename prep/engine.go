@@ -7,7 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -39,6 +39,9 @@ type Options struct {
 	AllowUnknown bool
 	// Capabilities are those that are effective; nil does not ask.
 	Capabilities *Capabilities
+	// Keep gives up every capability but these for good: those that the plan
+	// does not need before the first action, and all after the last; nil gives up none.
+	Keep func(Capabilities) error
 	// Log gets one event for each change.
 	Log zerolog.Logger
 }
@@ -57,6 +60,10 @@ type engine struct {
 	// final is the state of each directory that was read back, by the layout's path.
 	final map[string]State
 	began time.Time
+	// directoriesOnly leaves the walks over contents out.
+	directoriesOnly bool
+	// gaveUp are the capabilities that this run had and does without.
+	gaveUp Capabilities
 }
 
 func newEngine(ctx context.Context, command string, options Options) *engine {
@@ -97,13 +104,7 @@ func CurrentCaller() Caller {
 }
 
 // idMap is the user namespace's map of user ids in one line.
-func (e *engine) idMap() string {
-	text, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(text)), " ")
-}
+var idMap = sync.OnceValue(func() string { return fileLine("/proc/self/uid_map") })
 
 // interrupted tells whether the run must end here, and notes so once.
 func (e *engine) interrupted(n *node) bool {
@@ -197,7 +198,7 @@ func (e *engine) mountPoint(at place) error {
 }
 
 // carryOut makes one step. access is the access time that a slip replaces.
-func (e *engine) carryOut(fd int, step Step, access unix.Timespec) error {
+func (e *engine) carryOut(fd int, step Step, access Moment) error {
 	switch step.Op {
 	case opNote:
 		return e.writeSlip(fd, step.Slip)

@@ -99,7 +99,7 @@ func (e *engine) failed(path, doing string, err error, have *State) *Failure {
 		f.Mend = e.whyNot(doing, err, have)
 	case errors.Is(err, unix.EINVAL) && strings.HasPrefix(doing, "chang"), errors.Is(err, unix.EOVERFLOW):
 		f.Class = ClassNotPermitted
-		f.Mend = "an id has no place in this user namespace (its map: " + e.idMap() + "); use ids inside the map, a volume mounted with id mapping, or a pod with hostUsers: true"
+		f.Mend = "an id has no place in this user namespace (its map: " + idMap() + "); use ids inside the map, a volume mounted with id mapping, or a pod with hostUsers: true"
 	case errors.Is(err, unix.EROFS):
 		f.Mend = "the volume is mounted read-only and not yet as the layout says; mount it writable for volprep (readOnly: false), or prepare it elsewhere"
 	case errors.Is(err, unix.ENOSPC):
@@ -142,7 +142,9 @@ func (e *engine) whyNot(doing string, err error, have *State) string {
 	case e.caller.UID != 0:
 		return fmt.Sprintf("this process is uid %d, and capabilities added to a container that is not root are not effective (no ambient set); use runAsUser: 0 with capabilities CHOWN and FOWNER, or give the directory to uid %d", e.caller.UID, e.caller.UID)
 	case have != nil && (have.UID == overflowID || have.GID == overflowID):
-		return "its owner has no place in this user namespace (its map: " + e.idMap() + "), so no capability counts for it; use a volume with id mapping, or hostUsers: true"
+		return "its owner has no place in this user namespace (its map: " + idMap() + "), so no capability counts for it; use a volume with id mapping, or hostUsers: true"
+	case e.gaveUp&(CapChown|CapFowner) != 0:
+		return fmt.Sprintf("somebody changed it after this run had planned, and given up %s as not needed; run again", e.gaveUp&(CapChown|CapFowner))
 	default:
 		return "add the capabilities CHOWN and FOWNER; where this process has them, the server squashes root (NFS root_squash, an access point) or the directory is immutable (lsattr)"
 	}

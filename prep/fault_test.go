@@ -101,7 +101,7 @@ func (f *faulty) Removexattr(fd int, name string) error {
 	return f.call("removexattr", func() error { return f.Kernel.Removexattr(fd, name) })
 }
 
-func (f *faulty) Utimensat(fd int, times *[2]unix.Timespec) error {
+func (f *faulty) Utimensat(fd int, times *[2]Moment) error {
 	return f.call("utimensat", func() error { return f.Kernel.Utimensat(fd, times) })
 }
 

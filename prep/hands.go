@@ -50,7 +50,7 @@ func (h *hands) returnOrphan(f *folder, stat *unix.Statx_t) bool {
 	if h.ReadOnly || stat.Uid != h.caller.UID {
 		return true
 	}
-	info := inodeInfo{State: stateOf(stat), access: unix.Timespec{Sec: stat.Atime.Sec, Nsec: int64(stat.Atime.Nsec)}}
+	info := inodeInfo{State: stateOf(stat), access: Moment{Sec: stat.Atime.Sec, Nsec: int64(stat.Atime.Nsec)}}
 	if _, ok := slipOf(info, h.caller); !ok {
 		return true
 	}

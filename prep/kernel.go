@@ -4,6 +4,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Moment is a time as utimensat(2) and statx(2) have it: struct
+// __kernel_timespec, on every architecture.
+type Moment struct{ Sec, Nsec int64 }
+
 // Kernel is the seam: every system call by which volprep looks at or acts on
 // a volume is one of these methods, so that each is known, each can be made
 // to fail in a test, and the seccomp profile can be made from the list. The
@@ -37,7 +41,7 @@ type Kernel interface {
 	Setxattr(fd int, name string, value []byte) error
 	Removexattr(fd int, name string) error
 	// Utimensat sets access and modification time behind an O_PATH descriptor.
-	Utimensat(fd int, times *[2]unix.Timespec) error
+	Utimensat(fd int, times *[2]Moment) error
 	// Getdents is getdents64(2) on a descriptor opened for reading.
 	Getdents(fd int, buffer []byte) (int, error)
 	Close(fd int) error

@@ -28,6 +28,7 @@ type Report struct {
 	Contents     []Walked     `json:"contents,omitempty"`
 	Expectations []Proof      `json:"expectations"`
 	Capabilities Used         `json:"capabilities"`
+	Sandbox      *Sandbox     `json:"sandbox,omitempty"`
 	Errors       []ErrorEntry `json:"errors,omitempty"`
 	Milliseconds int64        `json:"duration_ms"`
 
@@ -96,9 +97,11 @@ type Walked struct {
 	Cleared             []string `json:"cleared,omitempty"`
 }
 
-// Used says which capabilities the process had, and which of them counted.
+// Used says which capabilities the process had, which it kept for its changes,
+// and which of those counted.
 type Used struct {
 	Had  []string `json:"had"`
+	Kept []string `json:"kept"`
 	Used []string `json:"used"`
 }
 
@@ -241,10 +244,10 @@ func (e *engine) making(n *node, state State, status string) Action {
 }
 
 // changed notes a directory that this run changed, attribute by attribute.
-func (e *engine) changed(n *node, from, to State) {
+func (e *engine) changed(n *node, from, to State, options orderOptions) {
 	e.final[n.path] = to
 	e.report.Summary.Changed++
-	for _, action := range e.differences(n, from, to) {
+	for _, action := range e.differences(n, from, to, options) {
 		action.Status = "done"
 		e.report.Actions = append(e.report.Actions, action)
 		e.log.Info().Str("path", printable(n.path)).Str("op", string(action.Op)).Str("from", action.From).Str("to", action.To).Msg("changed")
@@ -270,11 +273,12 @@ func (e *engine) borrowing(path string, was State, op Op, status string, lent ti
 }
 
 // differences are the actions that lead from one state to another, one an
-// attribute, with the capabilities that the order of calls needs for each.
-func (e *engine) differences(n *node, from, to State) []Action {
+// attribute, with the capabilities that the order of calls needs for each;
+// what a detour needs, such as a group on the way to setgid, counts for the first.
+func (e *engine) differences(n *node, from, to State, options orderOptions) []Action {
 	a, b := from.settled(), to.settled()
 	needs := map[Op][]string{}
-	if steps, err := transition(from, to, e.caller, orderOptions{}); err == nil {
+	if steps, err := transition(from, to, e.caller, options); err == nil {
 		have := from
 		for _, step := range steps {
 			op := step.Op
@@ -296,6 +300,7 @@ func (e *engine) differences(n *node, from, to State) []Action {
 		if capabilities == nil {
 			capabilities = []string{}
 		}
+		delete(needs, op)
 		actions = append(actions, Action{Path: n.path, Op: op, From: is, To: want, Capabilities: capabilities, Reason: reason})
 	}
 	add(OpChmod, fmt.Sprintf("%04o", a.Mode), fmt.Sprintf("%04o", b.Mode), "the layout names its mode")
@@ -310,6 +315,16 @@ func (e *engine) differences(n *node, from, to State) []Action {
 	}
 	add(op, aclText(a.Default), aclText(b.Default), "the layout names its default ACL")
 	add(OpChown, fmt.Sprintf("%d:%d", a.UID, a.GID), fmt.Sprintf("%d:%d", b.UID, b.GID), "the layout names its owner or group")
+	for _, capabilities := range needs {
+		for _, capability := range capabilities {
+			if len(actions) > 0 && !slices.Contains(actions[0].Capabilities, capability) {
+				actions[0].Capabilities = append(actions[0].Capabilities, capability)
+			}
+		}
+	}
+	for i := range actions {
+		slices.Sort(actions[i].Capabilities)
+	}
 	return actions
 }
 
@@ -336,6 +351,11 @@ func (e *engine) finishReport() *Report {
 	}
 	if r.Expectations == nil {
 		r.Expectations = []Proof{}
+	}
+	for _, names := range []*[]string{&r.Capabilities.Had, &r.Capabilities.Kept, &r.Capabilities.Used} {
+		if *names == nil {
+			*names = []string{}
+		}
 	}
 	slices.Sort(r.Capabilities.Used)
 	r.Milliseconds = time.Since(e.began).Milliseconds()

@@ -54,12 +54,12 @@ func (s slip) check() uint32 {
 	return check & 0xff
 }
 
-func (s slip) time() unix.Timespec {
+func (s slip) time() Moment {
 	nsec := slipNanoseconds | s.veil<<20 | s.ownerDigit<<16 | s.uid&0xffff
 	if s.setgid {
 		nsec |= 1 << 19
 	}
-	return unix.Timespec{Sec: int64(slipSeconds | s.uid>>16<<8 | s.check()), Nsec: int64(nsec)}
+	return Moment{Sec: int64(slipSeconds | s.uid>>16<<8 | s.check()), Nsec: int64(nsec)}
 }
 
 // slipOf reads the slip of a directory that this process owns.
@@ -115,7 +115,7 @@ func (s slip) restore(have State) State {
 // writeSlip notes and reads back.
 func (e *engine) writeSlip(fd int, s slip) error {
 	want := s.time()
-	if err := e.kernel.Utimensat(fd, &[2]unix.Timespec{want, {Nsec: unix.UTIME_OMIT}}); err != nil {
+	if err := e.kernel.Utimensat(fd, &[2]Moment{want, {Nsec: unix.UTIME_OMIT}}); err != nil {
 		return fmt.Errorf("noting the owner in the access time: %w", err)
 	}
 	info, err := look(e.kernel, fd)
@@ -126,15 +126,15 @@ func (e *engine) writeSlip(fd int, s slip) error {
 }
 
 // clearSlip puts an access time in the slip's place.
-func (e *engine) clearSlip(fd int, access unix.Timespec) error {
-	return e.kernel.Utimensat(fd, &[2]unix.Timespec{access, {Nsec: unix.UTIME_OMIT}})
+func (e *engine) clearSlip(fd int, access Moment) error {
+	return e.kernel.Utimensat(fd, &[2]Moment{access, {Nsec: unix.UTIME_OMIT}})
 }
 
 // accessTime is what to put back for a slip: the time that was there, or now
 // where that was a slip too.
-func accessTime(info inodeInfo, caller Caller) unix.Timespec {
+func accessTime(info inodeInfo, caller Caller) Moment {
 	if _, ok := slipOf(info, caller); ok {
-		return unix.Timespec{Nsec: unix.UTIME_NOW}
+		return Moment{Nsec: unix.UTIME_NOW}
 	}
 	return info.access
 }

@@ -150,8 +150,8 @@ type inodeInfo struct {
 	mount     uint64
 	mountRoot bool
 	links     uint32
-	access    unix.Timespec
-	modify    unix.Timespec
+	access    Moment
+	modify    Moment
 	// acls: the file system has POSIX ACLs.
 	acls bool
 }
@@ -173,8 +173,8 @@ func look(kernel Kernel, fd int) (inodeInfo, error) {
 		State:    State{Type: fileType(stat.Mode), UID: stat.Uid, GID: stat.Gid, Mode: uint32(stat.Mode) & modeBits},
 		identity: inodeIdentity{dev: unix.Mkdev(stat.Dev_major, stat.Dev_minor), ino: stat.Ino},
 		links:    stat.Nlink,
-		access:   unix.Timespec{Sec: stat.Atime.Sec, Nsec: int64(stat.Atime.Nsec)},
-		modify:   unix.Timespec{Sec: stat.Mtime.Sec, Nsec: int64(stat.Mtime.Nsec)},
+		access:   Moment{Sec: stat.Atime.Sec, Nsec: int64(stat.Atime.Nsec)},
+		modify:   Moment{Sec: stat.Mtime.Sec, Nsec: int64(stat.Mtime.Nsec)},
 	}
 	if stat.Mask&unix.STATX_MNT_ID != 0 {
 		info.mount = stat.Mnt_id

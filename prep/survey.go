@@ -82,7 +82,7 @@ func (e *engine) survey(n *node, fd int) {
 	want := n.wanted(have, e.caller)
 	if !e.trusted(n, info, want) {
 		e.surveyChildren(n, fd, have, want)
-		if n.parent == nil && n.volume.Contents != nil {
+		if n.parent == nil && n.volume.Contents != nil && !e.directoriesOnly {
 			e.walkContents(n, fd, have.equal(want))
 		}
 	}
@@ -96,7 +96,7 @@ func (e *engine) survey(n *node, fd int) {
 	}
 	e.report.Summary.Changed++
 	e.report.Drift = append(e.report.Drift, Drift{Path: n.path, Is: have.String(), Want: want.String()})
-	for _, action := range e.differences(n, have, want) {
+	for _, action := range e.differences(n, have, want, orderOptions{named: n.named(), noACL: !info.acls}) {
 		action.Status = "planned"
 		e.report.Actions = append(e.report.Actions, action)
 	}

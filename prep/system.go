@@ -87,16 +87,9 @@ func (system) Fchmod(fd int, mode uint32) error {
 	if err == nil {
 		return retry(func() error { return unix.Chmod(path, mode) })
 	}
-	empty, err := unix.BytePtrFromString("")
-	if err != nil {
-		return err
-	}
 	return retry(func() error {
-		_, _, errno := unix.Syscall6(unix.SYS_FCHMODAT2, uintptr(fd), uintptr(unsafe.Pointer(empty)), uintptr(mode), unix.AT_EMPTY_PATH, 0, 0)
-		if errno != 0 {
-			return errno
-		}
-		return nil
+		_, _, errno := unix.Syscall6(unix.SYS_FCHMODAT2, uintptr(fd), uintptr(unsafe.Pointer(&emptyName[0])), uintptr(mode), unix.AT_EMPTY_PATH, 0, 0)
+		return orNil(errno)
 	})
 }
 
@@ -124,9 +117,28 @@ func (system) Removexattr(fd int, name string) error {
 	return retry(func() error { return unix.Removexattr(path, name) })
 }
 
+// sysUtimensat is the call that takes 64 bits of seconds, on 32-bit
+// architectures one of its own (utimensat(2); the number is the same on all).
+func sysUtimensat() uintptr {
+	if strconv.IntSize == 32 {
+		return 412
+	}
+	return unix.SYS_UTIMENSAT
+}
+
 // Utimensat uses AT_EMPTY_PATH (Linux 5.8) and, before that, /proc/self/fd.
-func (system) Utimensat(fd int, times *[2]unix.Timespec) error {
-	err := retry(func() error { return unix.UtimesNanoAt(fd, "", times[:], unix.AT_EMPTY_PATH) })
+func (system) Utimensat(fd int, times *[2]Moment) error {
+	call := func(dir int, name string, flags int) error {
+		pointer, err := unix.BytePtrFromString(name)
+		if err != nil {
+			return err
+		}
+		return retry(func() error {
+			_, _, errno := unix.Syscall6(sysUtimensat(), uintptr(dir), uintptr(unsafe.Pointer(pointer)), uintptr(unsafe.Pointer(times)), uintptr(flags), 0, 0)
+			return orNil(errno)
+		})
+	}
+	err := call(fd, "", unix.AT_EMPTY_PATH)
 	if err != unix.EINVAL && err != unix.ENOENT {
 		return err
 	}
@@ -134,7 +146,7 @@ func (system) Utimensat(fd int, times *[2]unix.Timespec) error {
 	if err != nil {
 		return err
 	}
-	return retry(func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, path, times[:], 0) })
+	return call(unix.AT_FDCWD, path, 0)
 }
 
 func (system) Getdents(fd int, buffer []byte) (int, error) {

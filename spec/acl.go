@@ -238,7 +238,7 @@ func ParseEntry(text string, users, groups Lookup) (Entry, error) {
 }
 
 // maxID is the largest user or group id; the one above it means "leave alone" to chown(2).
-const maxID = 4294967294
+const maxID uint32 = 4294967294
 
 // parseID reads a decimal id. A leading zero is refused, for it looks octal.
 func parseID(text string) (uint32, error) {
@@ -249,8 +249,8 @@ func parseID(text string) (uint32, error) {
 	if len(text) > 1 && text[0] == '0' {
 		return 0, fmt.Errorf("%q begins with a zero", text)
 	}
-	if id > maxID {
-		return 0, fmt.Errorf("%q is above %d", text, uint32(maxID))
+	if id > uint64(maxID) {
+		return 0, fmt.Errorf("%q is above %d", text, maxID)
 	}
 	return uint32(id), nil
 }
