@@ -126,6 +126,7 @@ type applyReport struct {
 		Path, Op, Error string
 	} `json:"actions"`
 	Capabilities struct{ Had []string }
+	Sandbox      struct{ Landlock, Seccomp string }
 }
 
 func TestDockerfileFinalStage(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -88,12 +89,16 @@ func (d *Diagnosis) kernel() {
 	d.add("kernel", "openat2", known(err, unix.EINVAL), "")
 	_, _, errno := unix.Syscall6(unix.SYS_FCHMODAT2, ^uintptr(0), 0, 0, unix.AT_EMPTY_PATH, 0, 0)
 	d.add("kernel", "fchmodat2", known(errno, unix.EBADF, unix.EFAULT), "")
-	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	landlock := errno.Error()
-	if errno == 0 {
+	landlock := "off: "
+	if abi, err := landlockABI(); err != nil {
+		landlock += err.Error()
+	} else {
 		landlock = fmt.Sprintf("ABI %d", abi)
 	}
 	d.add("kernel", "landlock", landlock, "")
+	denies := uint32(unix.SECCOMP_RET_ERRNO)
+	_, _, errno = unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&denies)))
+	d.add("kernel", "seccomp filters", known(errno, 0), "")
 	for _, name := range []string{"protected_hardlinks", "protected_symlinks", "protected_regular", "protected_fifos"} {
 		d.add("kernel", "fs."+name, fileLine("/proc/sys/fs/"+name), "")
 	}
