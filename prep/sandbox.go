@@ -1,6 +1,7 @@
 package prep
 
 import (
+	"context"
 	"fmt"
 	"syscall"
 	"time"
@@ -29,11 +30,11 @@ type Sandbox struct {
 // must be opened before.
 func Confine(layout *spec.Layout, options Options) Sandbox {
 	// What the run may still ask for by name is asked for now.
-	time.Now().Zone()
+	_, _ = time.Now().Zone()
 	idMap()
 	procFS()
 	sandbox := Sandbox{Seccomp: "on"}
-	abi, err := newEngine(nil, "", options).confinePaths(layout)
+	abi, err := newEngine(context.Background(), "", options).confinePaths(layout)
 	if sandbox.Landlock = fmt.Sprintf("on, ABI %d", abi); err != nil {
 		sandbox.Landlock = "off: " + err.Error()
 	}
