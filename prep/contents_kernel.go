@@ -1,7 +1,6 @@
 package prep
 
 import (
-	"strconv"
 	"sync/atomic"
 	"unsafe"
 
@@ -66,64 +65,4 @@ func (s system) FchmodDirect(fd int, mode uint32) error {
 			return errno
 		}
 	}
-}
-
-// withoutGetxattrat is set for good once getxattrat(2), of Linux 6.13, turns
-// out to be unknown to the kernel or to a seccomp profile.
-var withoutGetxattrat atomic.Bool
-
-// xattrArgs is struct xattr_args of include/uapi/linux/xattr.h.
-type xattrArgs struct {
-	value uint64
-	size  uint32
-	flags uint32
-}
-
-// sysGetxattrat has the same number on all architectures.
-const sysGetxattrat = 464
-
-var accessXattrName = append([]byte(accessXattr), 0)
-
-// GetAccessName tries getxattrat(2); without it, lgetxattr(2) by the
-// directory's /proc/self/fd does the same for twice the time.
-func (system) GetAccessName(dir int, name *byte, value []byte) (int, error) {
-	attribute := unsafe.Pointer(&accessXattrName[0])
-	for !withoutGetxattrat.Load() {
-		args := xattrArgs{value: uint64(uintptr(unsafe.Pointer(&value[0]))), size: uint32(len(value))}
-		n, _, errno := unix.Syscall6(sysGetxattrat, uintptr(dir), uintptr(unsafe.Pointer(name)), unix.AT_SYMLINK_NOFOLLOW,
-			uintptr(attribute), uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		case unix.ENOSYS, unix.EPERM, unix.EINVAL:
-			withoutGetxattrat.Store(true)
-		default:
-			return 0, errno
-		}
-	}
-	if !procFS() {
-		return 0, unix.ENOENT
-	}
-	var room [len("/proc/self/fd/") + 20 + 1 + unix.NAME_MAX + 1]byte
-	path := append(room[:0], "/proc/self/fd/"...)
-	path = strconv.AppendInt(path, int64(dir), 10)
-	path = append(path, '/')
-	path = append(path, unsafe.Slice(name, nameLength(name)+1)...)
-	for {
-		n, _, errno := unix.Syscall6(unix.SYS_LGETXATTR, uintptr(unsafe.Pointer(&path[0])), uintptr(attribute),
-			uintptr(unsafe.Pointer(&value[0])), uintptr(len(value)), 0, 0)
-		if errno != unix.EINTR {
-			return int(n), orNil(errno)
-		}
-	}
-}
-
-// nameLength is strlen(3).
-func nameLength(name *byte) int {
-	n := 0
-	for *(*byte)(unsafe.Add(unsafe.Pointer(name), n)) != 0 {
-		n++
-	}
-	return n
 }

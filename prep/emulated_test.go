@@ -181,7 +181,7 @@ func TestTheOlderCallsDoTheSame(t *testing.T) {
 	defer unix.Close(fd)
 	name := []byte("a\x00")
 	for _, older := range []bool{false, true} {
-		withoutGetxattrat.Store(older)
+		withoutXattrat.Store(older)
 		withoutFchmodat2.Store(older)
 		value := make([]byte, 512)
 		n, err := System().GetAccessName(parent, &name[0], value)
@@ -199,6 +199,6 @@ func TestTheOlderCallsDoTheSame(t *testing.T) {
 		}
 		put(t, filepath.Join(dir, "a"), want)
 	}
-	withoutGetxattrat.Store(false)
+	withoutXattrat.Store(false)
 	withoutFchmodat2.Store(false)
 }

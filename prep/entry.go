@@ -320,7 +320,7 @@ func (k *worker) become(f *folder, name []byte, fd int, v *verdict) {
 
 // hasCapabilities tells whether a file has capabilities of its own (capabilities(7)).
 func (k *worker) hasCapabilities(fd int) bool {
-	n, err := k.kernel.Getxattr(fd, "security.capability", k.key[:0])
+	n, err := k.kernel.Getxattr(fd, capabilitiesXattr, k.key[:0])
 	return n > 0 && err == nil
 }
 

@@ -51,7 +51,7 @@ var never = []struct {
 var made = []string{
 	// Kernel's.
 	"openat2", "openat", "open", "statx", "fstatfs", "fstatfs64", "statfs", "statfs64", "mkdirat", "mkdir", "renameat2", "unlinkat", "fchownat",
-	"chmod", "fchmodat", "fchmodat2", "getxattr", "getxattrat", "lgetxattr", "setxattr", "removexattr", "utimensat", "getdents64", "close",
+	"chmod", "fchmodat", "fchmodat2", "getxattr", "getxattrat", "lgetxattr", "setxattr", "setxattrat", "removexattr", "utimensat", "getdents64", "close",
 	// Of a run around its volumes: the layout, the report, and what it is allowed.
 	"read", "pread64", "write", "writev", "fstat", "fstat64", "newfstatat", "fstatat64", "stat", "lstat", "readlinkat", "readlink", "lseek", "_llseek",
 	"ftruncate", "ftruncate64", "fcntl", "fcntl64", "ioctl", "getcwd", "uname", "umask", "capget", "capset", "prctl", "seccomp",

@@ -63,58 +63,40 @@ func (system) Fchownat(fd, uid, gid int) error {
 	return retry(func() error { return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH) })
 }
 
-// procFS tells whether /proc/self/fd really is procfs: over anything else a
-// chmod by that name would hit a file of somebody's choosing.
-var procFS = sync.OnceValue(func() bool {
+// procFDs is a descriptor of /proc/self/fd, and -1 where that is no procfs:
+// over anything else a chmod by a name in it would hit a file of somebody's
+// choosing. It stays open for good.
+var procFDs = sync.OnceValue(func() int {
+	fd, err := unix.Open("/proc/self/fd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
 	var stat unix.Statfs_t
-	return unix.Statfs("/proc/self/fd", &stat) == nil && stat.Type == unix.PROC_SUPER_MAGIC
+	if unix.Fstatfs(fd, &stat) != nil || stat.Type != unix.PROC_SUPER_MAGIC {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
 })
 
+// procFS tells whether descriptors can be reached by /proc/self/fd.
+func procFS() bool { return procFDs() >= 0 }
+
 // procPath is the name by which calls that know no AT_EMPTY_PATH reach the
-// inode of an O_PATH descriptor (proc_pid_fd(5)).
-func procPath(fd int) (string, error) {
-	if !procFS() {
-		return "", unix.ENOENT
-	}
-	return "/proc/self/fd/" + strconv.Itoa(fd), nil
-}
+// inode of an O_PATH descriptor (proc_pid_fd(5)); only where there is a procfs.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // Fchmod goes by /proc/self/fd first: fchmodat2(2) is from Linux 6.6, is
 // ENOSYS or EPERM under older seccomp profiles and ENOENT on one vendor's
 // 5.10 (opencontainers/runc#5415). Where /proc is missing it is the only way.
 func (system) Fchmod(fd int, mode uint32) error {
-	path, err := procPath(fd)
-	if err == nil {
-		return retry(func() error { return unix.Chmod(path, mode) })
+	if procFS() {
+		return retry(func() error { return unix.Chmod(procPath(fd), mode) })
 	}
 	return retry(func() error {
 		_, _, errno := unix.Syscall6(unix.SYS_FCHMODAT2, uintptr(fd), uintptr(unsafe.Pointer(&emptyName[0])), uintptr(mode), unix.AT_EMPTY_PATH, 0, 0)
 		return orNil(errno)
 	})
-}
-
-func (system) Getxattr(fd int, name string, value []byte) (int, error) {
-	path, err := procPath(fd)
-	if err != nil {
-		return 0, err
-	}
-	return retryInt(func() (int, error) { return unix.Getxattr(path, name, value) })
-}
-
-func (system) Setxattr(fd int, name string, value []byte) error {
-	path, err := procPath(fd)
-	if err != nil {
-		return err
-	}
-	return retry(func() error { return unix.Setxattr(path, name, value, 0) })
-}
-
-func (system) Removexattr(fd int, name string) error {
-	path, err := procPath(fd)
-	if err != nil {
-		return err
-	}
-	return retry(func() error { return unix.Removexattr(path, name) })
 }
 
 // sysUtimensat is the call that takes 64 bits of seconds, on 32-bit
@@ -139,14 +121,10 @@ func (system) Utimensat(fd int, times *[2]Moment) error {
 		})
 	}
 	err := call(fd, "", unix.AT_EMPTY_PATH)
-	if err != unix.EINVAL && err != unix.ENOENT {
+	if err != unix.EINVAL && err != unix.ENOENT || !procFS() {
 		return err
 	}
-	path, err := procPath(fd)
-	if err != nil {
-		return err
-	}
-	return call(unix.AT_FDCWD, path, 0)
+	return call(unix.AT_FDCWD, procPath(fd), 0)
 }
 
 func (system) Getdents(fd int, buffer []byte) (int, error) {

@@ -129,7 +129,8 @@ func fileSteps(have, want State, caller Caller) ([]Step, error) {
 
 // narrow takes from a file, before its owner changes, what either state does
 // not give. A file without an ACL gets none for that: whom the wanted ACL
-// names is until then of the others, as before.
+// names is until then of the others, as before. The others keep what they have
+// where owner and group, of whom some will be others, have as much.
 func (o *order) narrow(want State) {
 	if o.now.Access.Extended() {
 		both := meet(o.now, want)
@@ -138,7 +139,11 @@ func (o *order) narrow(want State) {
 		return
 	}
 	both := o.now
-	both.Mode &= want.Mode&^0o070 | want.Mode&0o070&(uint32(want.mask())<<3) | stickyBit
+	others := want.Mode & 0o007
+	if both.Mode&0o007&^(both.Mode>>6&both.Mode>>3) == 0 {
+		others = 0o007
+	}
+	both.Mode &= want.Mode&^0o077 | want.Mode&0o070&(uint32(want.mask())<<3) | others | stickyBit
 	if both.Mode&0o777 != o.now.Mode&0o777 {
 		o.permissions(both)
 	}
