@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -51,6 +52,8 @@ type command struct {
 	dir   string
 	env   []string
 	stdin string
+	// namespace starts it in a user namespace of its own.
+	namespace *syscall.SysProcAttr
 }
 
 // output runs c to its end and gives what it wrote and its exit status.
@@ -58,7 +61,7 @@ func (c command) output(t testing.TB) (stdout, stderr string, status int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), c.name, c.args...)
 	cmd.Dir, cmd.Stdin = c.dir, strings.NewReader(c.stdin)
-	cmd.Env = append(os.Environ(), c.env...)
+	cmd.Env, cmd.SysProcAttr = append(os.Environ(), c.env...), c.namespace
 	var out, errors bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errors
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -97,6 +100,10 @@ var buildBinaries = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	cleanups = append(cleanups, func() { os.RemoveAll(dir) })
+	// Other users run them too.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
 	for name, source := range map[string]string{"volprep": ".", "runtime": "./e2e/runtime"} {
 		build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w",
 			"-o", filepath.Join(dir, name), source)

@@ -127,55 +127,26 @@ func capabilityName(number int) string {
 	return fmt.Sprintf("capability %d", number)
 }
 
-// states are what a run may find, as a script makes them in a directory with models and logs.
-var states = []struct{ name, script string }{
-	{"from empty", "true"},
-	{"again, with nothing to do", "SAME"},
-	{"opaque: 0700 of somebody else", "mkdir -p models/hub logs/nim; chmod 00700 models models/hub logs; chown -R 1500:1500 models logs"},
-	{"foreign owner, group and mode", "mkdir -p models/hub/.locks logs/nim; chmod 00777 models models/hub models/hub/.locks logs/nim; chown -R 1500:1501 models logs/nim"},
-	{"half done", "mkdir models/hub; chmod 00700 models/hub; chown 1001:2000 models; chmod 02750 models"},
-	{"with contents", "mkdir models/hub models/hub/closed; for i in 1 2 3 4 5; do : > models/hub/f$i; : > models/hub/closed/f$i; done; ln -s /etc/passwd models/hub/link; chown -Rh 1500:1501 models/hub; chmod 00700 models/hub/closed"},
-}
-
-const contentsLayout = `version: 1
-volumes: [{path: /models, contents: {owner: 1001, group: 2000, dir_mode: "2750", file_mode: "0640", default_acl: ["user:1002:rX"]}}, {path: /logs}]
-`
-
 // TestEvidence answers, from the kernel's own account, which capability a run
 // uses, and for which call.
 func TestEvidence(t *testing.T) {
 	needPrograms(t, "setpriv")
 	tr := startTrace(t)
-	layout, err := filepath.Abs("../examples/nim/layout.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	withContents := filepath.Join(t.TempDir(), "contents.yaml")
-	if err := os.WriteFile(withContents, []byte(contentsLayout), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	asked, calls := map[check]int{}, map[string]bool{}
 	root := ""
 	for _, state := range states {
-		if state.script != "SAME" {
-			root = t.TempDir()
-			program("sh", "-ec", "cd "+root+"; mkdir -m 755 models logs; "+state.script).must(t)
+		if !state.same {
+			root = state.plant(t)
 		}
-		file := layout
-		if state.name == "with contents" {
-			file = withContents
-		}
-		stdout, stderr, status := program("setpriv", "--bounding-set=-all,+chown,+fowner", "--inh-caps=-all",
-			filepath.Join(binaries(t), "volprep"), "apply", "-f", file, "--root", root, "--jobs", "1", "--format", "json").output(t)
-		// What is there already may not be as the layout expects, and all that the layout names is done all the same.
-		if status != 0 && status != 7 {
+		stdout, stderr, status := state.apply(t, root).output(t)
+		if !state.ends(status) {
 			t.Fatalf("%s: exit status %d\n%s", state.name, status, stderr)
 		}
 		var report applyReport
 		if err := json.Unmarshal([]byte(stdout), &report); err != nil {
 			t.Fatal(err)
 		}
-		if state.script == "SAME" != (report.Result == "unchanged") {
+		if state.same != (report.Result == "unchanged") {
 			t.Errorf("%s: %s", state.name, report.Result)
 		}
 		more, made := tr.checks(t, state.name)
@@ -192,7 +163,7 @@ func TestEvidence(t *testing.T) {
 		for call := range made {
 			calls[call] = true
 		}
-		if state.script == "SAME" && slices.ContainsFunc(keys(more), func(c check) bool { return c.granted }) {
+		if state.same && slices.ContainsFunc(keys(more), func(c check) bool { return c.granted }) {
 			t.Errorf("a run with nothing to do was granted a capability: %v", more)
 		}
 	}
@@ -282,7 +253,7 @@ CAP_SYS_ADMIN where a program starts (execve), takes memory (mmap) and sets its 
 | --- | --- | --- | --- | --- |
 `, series)
 	order := func(c check) int {
-		return slices.IndexFunc(states, func(s struct{ name, script string }) bool { return s.name == c.scenario })
+		return slices.IndexFunc(states, func(s state) bool { return s.name == c.scenario })
 	}
 	rows := keys(asked)
 	slices.SortFunc(rows, func(a, b check) int {
@@ -307,4 +278,3 @@ CAP_SYS_ADMIN where a program starts (execve), takes memory (mmap) and sets its 
 		t.Fatal(err)
 	}
 }
-
