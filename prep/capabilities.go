@@ -210,11 +210,10 @@ func (e *engine) keep(kept Capabilities) {
 
 // whyLacking tells why a capability is not effective, and the mend.
 func (e *engine) whyLacking(name string) string {
-	short := strings.TrimPrefix(name, "CAP_")
 	p, err := CurrentPrivileges()
 	switch {
 	case err != nil, e.caller.UID == 0:
-		return fmt.Sprintf("add it: capabilities: {drop: [ALL], add: [CHOWN, FOWNER]}, or cap_add: [%s]", short)
+		return "add it: capabilities: {drop: [ALL], add: [CHOWN, FOWNER]}, or cap_add: [CHOWN, FOWNER]"
 	case p.Bounding&capabilityOf(name) != 0 && p.NoNewPrivs:
 		return fmt.Sprintf("a capability added to a container that is not root is not effective (no ambient set; CapEff %s, CapBnd has it, no_new_privs on, which also stops file capabilities under Docker); use runAsUser: 0 with CHOWN and FOWNER", p.Effective)
 	case p.Bounding&capabilityOf(name) != 0:

@@ -362,6 +362,14 @@ func TestWhyACapabilityIsLackingDependsOnWhoRuns(t *testing.T) {
 	if text := e.whyNot("changing the owner", unix.EPERM, &foreign); !strings.Contains(text, "no place in this user namespace") {
 		t.Error(text)
 	}
+	e.gaveUp = CapFowner
+	foreign = directory(1000, 0, 0o755)
+	if text := e.whyNot("changing the mode to 0750", unix.EPERM, &foreign); !strings.Contains(text, "given up {fowner} as not needed; run again") {
+		t.Error(text)
+	}
+	if text := e.whyNot("changing the owner to 1", unix.EPERM, &foreign); !strings.Contains(text, "the server squashes root") {
+		t.Error(text)
+	}
 	for _, err := range []error{unix.ELOOP, unix.ENOTDIR, unix.EXDEV} {
 		if f := e.failed("/v", "opening the directory", err, nil); f.Class != ClassRefused || f.Mend == "" {
 			t.Errorf("%v: %+v", err, f)

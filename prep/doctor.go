@@ -62,7 +62,11 @@ func (d *Diagnosis) process(e *engine) {
 	if missing := (CapChown | CapFowner) &^ p.Effective; missing != 0 {
 		stops = fmt.Sprintf("%s is not effective, which a layout that hands over or mends what belongs to others needs: %s", missing, e.whyLacking(missing.Names()[0]))
 	}
-	d.add("process", "effective", p.Effective.String(), stops)
+	effective := p.Effective.String()
+	if p.Effective&^(CapChown|CapFowner) != 0 {
+		effective += ", of which apply keeps at most {chown,fowner}"
+	}
+	d.add("process", "effective", effective, stops)
 	d.add("process", "permitted", p.Permitted.String(), "")
 	d.add("process", "inheritable", p.Inheritable.String(), "")
 	d.add("process", "bounding", p.Bounding.String(), "")
@@ -141,7 +145,8 @@ func (d *Diagnosis) volume(e *engine, tree *node) {
 		if stat.Flags&unix.ST_RDONLY != 0 {
 			stops = "it is mounted read-only, which is fine only while it is as the layout says"
 		}
-		d.add(path, "file system", fileSystemName(int64(stat.Type)), stops)
+		d.add(path, "file system", fileSystemName(int64(stat.Type)), "")
+		d.add(path, "mounted", mountOptions(int64(stat.Flags)), stops)
 		stops = ""
 		if stat.Bavail == 0 || stat.Files > 0 && stat.Ffree == 0 {
 			stops = "nothing can be made there: free some space or inodes"
@@ -191,6 +196,26 @@ func fileSystemName(kind int64) string {
 		return name
 	}
 	return fmt.Sprintf("type %#x", kind)
+}
+
+// mountOptions are those of mount(8) that statfs(2) tells.
+func mountOptions(flags int64) string {
+	options := "rw"
+	if flags&unix.ST_RDONLY != 0 {
+		options = "ro"
+	}
+	for _, option := range []struct {
+		flag int64
+		name string
+	}{
+		{unix.ST_NOSUID, "nosuid"}, {unix.ST_NODEV, "nodev"}, {unix.ST_NOEXEC, "noexec"}, {unix.ST_SYNCHRONOUS, "sync"},
+		{unix.ST_NOATIME, "noatime"}, {unix.ST_NODIRATIME, "nodiratime"}, {unix.ST_RELATIME, "relatime"},
+	} {
+		if flags&option.flag != 0 {
+			options += "," + option.name
+		}
+	}
+	return options
 }
 
 // fileLine is a small file's text in one line, or why it cannot be read.

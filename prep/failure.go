@@ -143,11 +143,21 @@ func (e *engine) whyNot(doing string, err error, have *State) string {
 		return fmt.Sprintf("this process is uid %d, and capabilities added to a container that is not root are not effective (no ambient set); use runAsUser: 0 with capabilities CHOWN and FOWNER, or give the directory to uid %d", e.caller.UID, e.caller.UID)
 	case have != nil && (have.UID == overflowID || have.GID == overflowID):
 		return "its owner has no place in this user namespace (its map: " + idMap() + "), so no capability counts for it; use a volume with id mapping, or hostUsers: true"
-	case e.gaveUp&(CapChown|CapFowner) != 0:
-		return fmt.Sprintf("somebody changed it after this run had planned, and given up %s as not needed; run again", e.gaveUp&(CapChown|CapFowner))
+	case e.lacksGivenUp(doing, have):
+		return fmt.Sprintf("somebody changed it after this run had planned, and given up %s as not needed; run again", e.gaveUp)
 	default:
 		return "add the capabilities CHOWN and FOWNER; where this process has them, the server squashes root (NFS root_squash, an access point) or the directory is immutable (lsattr)"
 	}
+}
+
+// lacksGivenUp tells whether what was refused needs a capability that this run
+// had: a change of ids needs CHOWN, and anything else FOWNER where the inode is
+// somebody else's.
+func (e *engine) lacksGivenUp(doing string, have *State) bool {
+	if strings.HasPrefix(doing, "changing the owner") || strings.HasPrefix(doing, "changing the group") || strings.HasPrefix(doing, "changing owner and group") {
+		return e.gaveUp&CapChown != 0
+	}
+	return e.gaveUp&CapFowner != 0 && have != nil && have.UID != e.caller.UID
 }
 
 // overflowID is how an id that a user namespace does not map is shown (/proc/sys/kernel/overflowuid).
