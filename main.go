@@ -23,6 +23,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"volprep/prep"
+	"volprep/prep/manifest"
 	"volprep/spec"
 )
 
@@ -101,6 +102,9 @@ func (c *command) app() *cli.App {
 			{Name: "access", Usage: "show what an identity may do at a path, and what decides", ArgsUsage: "PATH…", Action: c.access,
 				Description: example("volprep access -f layout.yaml --as 1000:1000,2000 /models/hub"),
 				Flags:       flags(layoutFlags, runFlags, accessFlags)},
+			{Name: "check-pod", Usage: "hold Kubernetes manifests and Compose files against the layout", ArgsUsage: "MANIFEST…", Action: c.checkPod,
+				Description: example("volprep check-pod -f layout.yaml pod.yaml compose.yaml"),
+				Flags:       flags(layoutFlags)},
 			{Name: "validate", Usage: "check the layout alone", Action: c.validate,
 				Description: example("volprep validate -f layout.yaml"),
 				Flags:       flags(layoutFlags)},
@@ -576,6 +580,45 @@ func (c *command) validate(ctx *cli.Context) error {
 }
 
 // doctor works without a layout too: then it tells of the process alone.
+// manifestAt reads a file of manifests, - for standard input.
+func (c *command) manifestAt(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(c.stdin)
+	}
+	return os.ReadFile(name)
+}
+
+func (c *command) checkPod(ctx *cli.Context) error {
+	if ctx.NArg() == 0 {
+		return errors.New("check-pod: name a manifest, or - for standard input")
+	}
+	layout, err := c.parse(ctx)
+	if err != nil {
+		return err
+	}
+	var set manifest.Set
+	for _, name := range ctx.Args().Slice() {
+		text, err := c.manifestAt(name)
+		if err != nil {
+			return err
+		}
+		if err := set.Decode(name, text); err != nil {
+			fmt.Fprintln(c.stderr, "volprep:", err)
+			return exitError(exitLayout)
+		}
+	}
+	findings := manifest.Check(layout, &set)
+	if ctx.String("format") == "json" {
+		err = findings.JSON(c.stdout)
+	} else {
+		findings.Text(c.stdout)
+	}
+	if err == nil && findings.Errors() > 0 {
+		return exitError(prep.ClassExpectation)
+	}
+	return err
+}
+
 func (c *command) doctor(ctx *cli.Context) error {
 	options, err := c.options(ctx)
 	if err != nil {
