@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -105,6 +106,12 @@ func (c *command) app() *cli.App {
 			{Name: "check-pod", Usage: "hold Kubernetes manifests and Compose files against the layout", ArgsUsage: "MANIFEST…", Action: c.checkPod,
 				Description: example("volprep check-pod -f layout.yaml pod.yaml compose.yaml"),
 				Flags:       flags(layoutFlags)},
+			{Name: "capture", Usage: "write a layout that describes trees as they are", ArgsUsage: "PATH…", Action: c.capture,
+				Description: example("volprep capture /srv/models > layout.yaml"),
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "depth", Value: 4, Usage: "look at `N` levels of directories below each path", EnvVars: variable("depth")},
+					&cli.StringFlag{Name: "root", Usage: "look below `DIR`, and leave it out of the layout's paths", EnvVars: variable("root")},
+				}},
 			{Name: "validate", Usage: "check the layout alone", Action: c.validate,
 				Description: example("volprep validate -f layout.yaml"),
 				Flags:       flags(layoutFlags)},
@@ -617,6 +624,45 @@ func (c *command) checkPod(ctx *cli.Context) error {
 		return exitError(prep.ClassExpectation)
 	}
 	return err
+}
+
+// capture writes the layout to standard output, and on standard error what it does not describe.
+func (c *command) capture(ctx *cli.Context) error {
+	if ctx.NArg() == 0 {
+		return errors.New("capture: name a directory")
+	}
+	var roots []string
+	for _, name := range ctx.Args().Slice() {
+		if strings.HasPrefix(name, "-") {
+			return fmt.Errorf("capture: %s: flags come before the paths", name)
+		}
+		root, err := filepath.Abs(name)
+		if err != nil {
+			return err
+		}
+		roots = append(roots, root)
+	}
+	captured, err := prep.Capture(ctx.Context, roots, max(ctx.Int("depth"), 0), prep.Options{Root: ctx.String("root")})
+	var failure *prep.Failure
+	if errors.As(err, &failure) {
+		fmt.Fprintln(c.stderr, "volprep:", failure)
+		return exitError(failure.Class)
+	}
+	if err != nil {
+		return err
+	}
+	text, err := spec.Format(captured.Layout)
+	if err == nil {
+		_, err = c.stdout.Write(text)
+	}
+	if err != nil {
+		return err
+	}
+	captured.Remarks(c.stderr)
+	if len(captured.Unseen)+len(captured.Unnamed) > 0 {
+		return exitError(prep.ClassFailed)
+	}
+	return nil
 }
 
 func (c *command) doctor(ctx *cli.Context) error {

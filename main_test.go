@@ -3,9 +3,11 @@ package main
 import (
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/rogpeppe/go-internal/txtar"
 )
 
 func TestMain(m *testing.M) {
@@ -38,4 +40,21 @@ func TestCommandLine(t *testing.T) {
 			}
 		},
 	})
+}
+
+// What README.md shows of the two questions is what the script has compared.
+func TestTheREADMEShowsWhatIsSaid(t *testing.T) {
+	archive, err := txtar.ParseFile("testdata/script/two-questions.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range archive.Files {
+		if len(file.Data) == 0 || !strings.Contains(string(readme), string(file.Data)) {
+			t.Errorf("README.md does not show %s as testdata/script/two-questions.txtar has it", file.Name)
+		}
+	}
 }

@@ -57,7 +57,10 @@ type Verdict struct {
 
 // Can tells whether a process may do something at the end of a chain of
 // components that begins at a volume's root, as path_resolution(7), acl(5)
-// and unlink(2) have it.
+// and unlink(2) have it. The sysctls fs.protected_* (proc_sys_fs(5)) decide
+// none of the verbs: they are about links that are made or followed, and about
+// open(2) with O_CREAT of what exists already in a sticky directory, where
+// write is open(2) without it, and create is of a name that is not there.
 func Can(c Credentials, chain []Component, verb spec.Verb) Verdict {
 	last := chain[len(chain)-1]
 	allowed := Verdict{Verb: verb, Allowed: true, At: last.Path}

@@ -95,6 +95,9 @@ func canWithCreated(creator spec.Identity, chain []Component, creation spec.Crea
 	verdict := Can(credentialsOf(creation.Who), append(append([]Component{}, chain...), child), verb)
 	if !verdict.Allowed && verdict.At == child.Path {
 		verdict.Mend = "widen the default_acl of " + printable(parent.Path) + ", which decides what is made there whatever the umask"
+		if parent.State.Default.Empty() {
+			verdict.Mend = "add default_acl: [umask] to " + printable(parent.Path) + ", which then decides what is made there whatever the umask of who makes it"
+		}
 	}
 	return verdict
 }
