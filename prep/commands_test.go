@@ -140,7 +140,7 @@ func TestExpectationsAreProvedOrSaidToBeUnknown(t *testing.T) {
 		{`{as: app, path: /v/cache, can: [create]}`, 7, "expecting that app can create: /v/cache: the owning group 2000 has r-x, and -wx is needed: give /v/cache mode: g+w"},
 		{`{as: app, path: /v/cache, cannot: [list]}`, 7, "expecting that app cannot list"},
 		{`{as: other, path: /v/cache, can: [list]}`, 7, "put the identity into group 2000"},
-		{`{as: puller, path: /v/cache, creates: {file: {app: [read]}}}`, 7, "widen the default_acl of /v/cache"},
+		{`{as: puller, path: /v/cache, creates: {file: {app: [read]}}}`, 7, "add default_acl: [umask] to /v/cache"},
 		{`{as: puller, path: /v/shared, creates: {file: {app: [read]}, directory: {app: [list]}}}`, 0, ""},
 		{`{as: app, path: /v/cache, creates: {file: {puller: [read]}}}`, 7, "what app makes there, a file"},
 		{`{as: app, path: /v/nowhere, can: [list]}`, 7, "no such file or directory"},
