@@ -225,6 +225,37 @@ func TestHardLinks(t *testing.T) {
 	}
 }
 
+// One name that is shown twice, by renaming it in between, is not two names.
+func TestNamesCountOnlyWhenAllWereThereAtOnce(t *testing.T) {
+	file, folder := inodeIdentity{dev: 1, ino: 2}, inodeIdentity{dev: 1, ino: 3}
+	type look struct {
+		name    string
+		changed int64
+		settled bool
+	}
+	for _, c := range []struct {
+		name  string
+		looks []look
+		all   bool
+	}{
+		{"both names, and nothing changed in between", []look{{"a", 1, true}, {"b", 1, true}}, true},
+		{"one name twice", []look{{"a", 1, true}, {"a", 1, true}}, false},
+		{"a name that was renamed in between", []look{{"a", 1, true}, {"b", 2, true}}, false},
+		{"a name that may have been renamed within a tick of the clock", []look{{"a", 1, false}, {"b", 1, true}}, false},
+		{"both names, after one that was renamed", []look{{"a", 1, true}, {"b", 2, true}, {"c", 2, true}}, false},
+	} {
+		var l links
+		l.init()
+		all := false
+		for _, look := range c.looks {
+			all = l.found(file, 2, Moment{Sec: look.changed}, look.settled, sighting{folder, look.name}, "/v/a")
+		}
+		if all != c.all {
+			t.Errorf("%s: %v", c.name, all)
+		}
+	}
+}
+
 func TestARightFileWithANameOutsideIsNoConcern(t *testing.T) {
 	root := planted(t, fileAt("f", 1000, 2000, 0o640))
 	if err := os.Link(filepath.Join(root, "f"), filepath.Join(filepath.Dir(root), "outside")); err != nil {

@@ -247,7 +247,7 @@ func (k *worker) mend(f *folder, name []byte, fd int) {
 			"remove it from the volume, or exclude it")
 		return
 	}
-	if k.stat.Nlink > 1 && !k.allNames(f, name) {
+	if k.stat.Nlink > 1 && !k.allNames(f, name, fd) {
 		return
 	}
 	if k.ReadOnly {
@@ -259,7 +259,7 @@ func (k *worker) mend(f *folder, name []byte, fd int) {
 
 // allNames tells whether a file with several names may be changed, as far as
 // hardlinks goes: with inside, when the last of its names was found.
-func (k *worker) allNames(f *folder, name []byte) bool {
+func (k *worker) allNames(f *folder, name []byte, fd int) bool {
 	switch k.Rules.Hardlinks {
 	case spec.HardlinksChange:
 		return true
@@ -267,7 +267,12 @@ func (k *worker) allNames(f *folder, name []byte) bool {
 		k.refuse(k.pathOf(f, name), linkWhy(uint64(k.stat.Nlink)), "exclude it, replace it by a copy, or say hardlinks: inside or change")
 		return false
 	default:
-		return k.links.found(identityOf(&k.stat), k.stat.Nlink, func() string { return k.pathOf(f, name) })
+		changed, names, settled, err := k.changedLast(fd)
+		if err != nil {
+			k.fail(k.pathOf(f, name), "looking at it", err, stateOf(&k.stat))
+			return false
+		}
+		return k.links.found(identityOf(&k.stat), names, changed, settled, sighting{f.id, string(name)}, k.pathOf(f, name))
 	}
 }
 
