@@ -355,13 +355,22 @@ func (c *command) look(ctx *cli.Context, engine func(context.Context, *spec.Layo
 	}
 	files := openSinks(ctx.String("report"))
 	defer files.close()
-	sandbox := prep.Sandbox{Landlock: "off: --no-sandbox", Seccomp: "off: --no-sandbox"}
-	if !ctx.Bool("no-sandbox") {
-		sandbox = prep.Confine(layout, options)
+	report, err := answered(run, func() *prep.Report {
+		sandbox := prep.Sandbox{Landlock: "off: --no-sandbox", Seccomp: "off: --no-sandbox"}
+		if !ctx.Bool("no-sandbox") {
+			sandbox = prep.Confine(layout, options)
+		}
+		options.Log.Debug().Str("landlock", sandbox.Landlock).Str("seccomp", sandbox.Seccomp).Msg("sandbox")
+		report := engine(run, layout, options)
+		report.Sandbox = &sandbox
+		return report
+	})
+	if err != nil {
+		text := fmt.Sprintf("volprep %s: %v\n", ctx.Command.Name, err)
+		fmt.Fprint(c.stderr, text)
+		files.terminate(text)
+		return nil, exitError(prep.ClassFailed)
 	}
-	options.Log.Debug().Str("landlock", sandbox.Landlock).Str("seccomp", sandbox.Seccomp).Msg("sandbox")
-	report := engine(run, layout, options)
-	report.Sandbox = &sandbox
 	if err := c.print(ctx, files, report, print); err != nil {
 		return nil, err
 	}
@@ -369,6 +378,27 @@ func (c *command) look(ctx *cli.Context, engine func(context.Context, *spec.Layo
 		return report, exitError(status)
 	}
 	return report, nil
+}
+
+// patience is how long a run that was told to end may take for its last call.
+const patience = 2 * time.Second
+
+// answered waits for a run. One that was told to end does so at its next call;
+// one whose call never returns, for the server of a file system is gone, is left behind.
+func answered(ctx context.Context, run func() *prep.Report) (*prep.Report, error) {
+	done := make(chan *prep.Report, 1)
+	go func() { done <- run() }()
+	select {
+	case report := <-done:
+		return report, nil
+	case <-ctx.Done():
+	}
+	select {
+	case report := <-done:
+		return report, nil
+	case <-time.After(patience):
+		return nil, fmt.Errorf("a file system does not answer (%w): look at the servers of the volumes; what was done is kept, run again to go on", context.Cause(ctx))
+	}
 }
 
 // print writes a report where it belongs: standard output, --report, and

@@ -125,6 +125,7 @@ type applyReport struct {
 	Actions []struct {
 		Path, Op, Error string
 	} `json:"actions"`
+	Contents     []struct{ Changed int }
 	Capabilities struct{ Had []string }
 	Sandbox      struct{ Landlock, Seccomp string }
 }

@@ -63,7 +63,7 @@ func TestServeObstinately(t *testing.T) {
 
 // obstinately mounts source by a server that gives that answer, without
 // default_permissions, for the length of a test.
-func obstinately(t *testing.T, source, target string, answer fuse.Status) {
+func obstinately(t *testing.T, source, target string, answer fuse.Status) *os.Process {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -88,6 +88,7 @@ func obstinately(t *testing.T, source, target string, answer fuse.Status) {
 	if line, err := bufio.NewReader(said).ReadString('\n'); line != "mounted\n" {
 		lacking(t, "FUSE does not mount: %s%v", line, err)
 	}
+	return server.Process
 }
 
 func TestAFileSystemThatDecidesItself(t *testing.T) {

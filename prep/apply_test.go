@@ -88,6 +88,10 @@ func appliedInGroups(t testing.TB, layout *spec.Layout, options Options, status 
 	var report *Report
 	withCapabilities(t, chownAndFowner, groups, func() {
 		options.Caller = &Caller{Groups: groups}
+		if options.Capabilities == nil {
+			both, kept := CapChown|CapFowner, []Capabilities{}
+			options.Capabilities, options.Keep = &both, givingUp(&kept)
+		}
 		report = Apply(context.Background(), layout, options)
 	})
 	if report.ExitStatus() != status {

@@ -150,12 +150,12 @@ func Reduce(keep Capabilities) (Capabilities, error) {
 // preflight plans the directories before anything changes, refuses a run whose
 // plan needs a capability that is not effective, and gives up what the plan
 // does not need. What lies behind a closed directory or in a volume's contents
-// is not known yet: nothing is asked for it, and nothing given up.
+// is not known yet, nor what a killed run left: nothing is asked for it, and nothing given up.
 func (e *engine) preflight(layout *spec.Layout) bool {
 	if e.options.Capabilities == nil {
 		return true
 	}
-	plan := e.planDirectories(layout)
+	plan, leftover := e.planDirectories(layout)
 	needing := map[string]Action{}
 	var needed Capabilities
 	for _, action := range plan.Actions {
@@ -175,15 +175,15 @@ func (e *engine) preflight(layout *spec.Layout) bool {
 		e.report.Summary.Failed++
 	}
 	walks := slices.ContainsFunc(layout.Volumes, func(v spec.Volume) bool { return v.Contents != nil })
-	if !walks && len(plan.Unknown) == 0 && len(plan.failures) == 0 && missing == 0 {
+	if !walks && !leftover && len(plan.Unknown) == 0 && len(plan.failures) == 0 && missing == 0 {
 		e.keep(needed)
 	}
 	return missing == 0
 }
 
 // planDirectories is a plan without the walks over contents, and without a
-// word: its failures are apply's to tell.
-func (e *engine) planDirectories(layout *spec.Layout) *Report {
+// word: its failures are apply's to tell. leftover: a killed run left something to clear away.
+func (e *engine) planDirectories(layout *spec.Layout) (plan *Report, leftover bool) {
 	options := e.options
 	options.Log = zerolog.Nop()
 	planner := newEngine(context.WithoutCancel(e.ctx), "plan", options)
@@ -191,7 +191,7 @@ func (e *engine) planDirectories(layout *spec.Layout) *Report {
 	for _, tree := range planner.trees(layout) {
 		planner.surveyVolume(tree)
 	}
-	return planner.finishReport()
+	return planner.finishReport(), planner.leftover
 }
 
 // keep gives up all capabilities but these, where the caller wants that.

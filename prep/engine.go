@@ -62,6 +62,8 @@ type engine struct {
 	began time.Time
 	// directoriesOnly leaves the walks over contents out.
 	directoriesOnly bool
+	// leftover: a killed run left a staging directory, with who knows what in it.
+	leftover bool
 	// gaveUp are the capabilities that this run had and does without.
 	gaveUp Capabilities
 }

@@ -361,8 +361,10 @@ func transition(have, want State, caller Caller, options orderOptions) ([]Step, 
 	sameIDs := have.UID == want.UID && have.GID == want.GID
 	foreignSetgid := want.Mode&setgidBit != 0 && !caller.in(want.GID)
 	switch {
-	case samePermissions:
+	case samePermissions, options.sheltered && caller.in(have.GID):
+		// Owner and group last, for until then no capability is needed.
 		o.defaults(want.Default)
+		o.permissions(want)
 		o.chown(want.UID, want.GID)
 	case !foreignSetgid:
 		if !sameIDs {
@@ -371,7 +373,7 @@ func transition(have, want State, caller Caller, options orderOptions) ([]Step, 
 		o.chown(want.UID, want.GID)
 		o.defaults(want.Default)
 		o.permissions(want)
-	case caller.in(have.GID) && (options.sheltered || gainsNothing(have, want, caller)):
+	case caller.in(have.GID) && gainsNothing(have, want, caller):
 		o.defaults(want.Default)
 		o.permissions(want)
 		o.chown(want.UID, want.GID)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -230,17 +231,35 @@ func (e *engine) made(n *node, state State) {
 	e.log.Info().Str("path", printable(n.path)).Str("op", string(OpMkdir)).Str("to", state.String()).Msg("made")
 }
 
-// making is the action of making a directory: only a hand-over needs a
+// making is the action of making a directory: mostly a hand-over alone needs a
 // capability, for until then it is the caller's own.
 func (e *engine) making(n *node, state State, status string) Action {
-	action := Action{Path: n.path, Op: OpMkdir, To: state.String(), Capabilities: []string{}, Status: status, Reason: "it is missing"}
-	if state.UID != e.caller.UID || !e.caller.in(state.GID) {
-		action.Capabilities = append(action.Capabilities, "CAP_CHOWN")
-		if status == "done" {
-			e.used("CAP_CHOWN")
+	fresh := State{Type: fs.ModeDir, UID: e.caller.UID, GID: e.caller.GID, Mode: 0o700}
+	staged := e.staged(state)
+	capabilities := e.capabilities(fresh, state, orderOptions{sheltered: true})
+	for _, capability := range slices.Concat(e.capabilities(fresh, staged, orderOptions{sheltered: true}), e.capabilities(staged, state, orderOptions{named: n.named()})) {
+		if !slices.Contains(capabilities, capability) {
+			capabilities = append(capabilities, capability)
 		}
 	}
-	return action
+	slices.Sort(capabilities)
+	return Action{Path: n.path, Op: OpMkdir, To: state.String(), Capabilities: capabilities, Status: status, Reason: "it is missing"}
+}
+
+// capabilities are those without which the kernel would refuse a transition.
+func (e *engine) capabilities(from, to State, options orderOptions) []string {
+	needed := []string{}
+	steps, err := transition(from, to, e.caller, options)
+	if err != nil {
+		return needed
+	}
+	for _, step := range steps {
+		if capability := step.capability(from, e.caller); capability != "" && !slices.Contains(needed, capability) {
+			needed = append(needed, capability)
+		}
+		from = step.after(from, e.caller)
+	}
+	return needed
 }
 
 // changed notes a directory that this run changed, attribute by attribute.

@@ -137,11 +137,7 @@ func (e *engine) grow(n *node, dir int, parent State, child *node) (fd int, err 
 	defer e.kernel.Close(stage)
 	name := stagedName()
 	born := child.born(parent, e.caller)
-	staged := born
-	staged.UID = e.caller.UID
-	// Moving a directory changes its "..", for which it must be writable (rename(2)).
-	staged = withOwnerDigit(staged, ownerDigit(staged.Mode)|2)
-	fd, err = e.seedling(child, stage, name, born, staged)
+	fd, err = e.seedling(child, stage, name, born, e.staged(born))
 	if err == nil {
 		err = e.within(dir, n.path, n.ownerNamed(), func() error { return e.renameNew(stage, name, dir, child.name) })
 		if err == nil {
@@ -153,6 +149,13 @@ func (e *engine) grow(n *node, dir int, parent State, child *node) (fd int, err 
 		err = errors.Join(err, razeErr)
 	}
 	return -1, err
+}
+
+// staged is a directory's state until it is in its place: still the caller's
+// and, as moving it changes its "..", writable (rename(2)).
+func (e *engine) staged(born State) State {
+	born.UID = e.caller.UID
+	return withOwnerDigit(born, ownerDigit(born.Mode)|2)
 }
 
 // closeAny closes a descriptor, if it is one.

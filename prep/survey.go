@@ -103,6 +103,7 @@ func (e *engine) survey(n *node, fd int) {
 }
 
 func (e *engine) surveyChildren(n *node, fd int, have, want State) {
+	e.leftover = e.leftover || e.exists(fd, StagingName)
 	borrowed := false
 	needBorrow := func() {
 		if borrowed {
