@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -46,6 +47,9 @@ func main() {
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// What is made gets its mode from the layout, never from this process's umask.
 	syscall.Umask(0)
+	if threadsAllowed() < threadsWanted {
+		runtime.GOMAXPROCS(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	c := &command{stdin: stdin, stdout: stdout, stderr: stderr}
@@ -61,6 +65,26 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "volprep help shows the commands, volprep COMMAND -h an example")
 		return exitUsage
 	}
+}
+
+// threadsWanted is how many threads Go's runtime may start with some workers.
+// Where a cgroup allows fewer the runtime would crash, so it is held to one
+// processor, with which it needs seven.
+const threadsWanted = 32
+
+// threadsAllowed is the limit of the container's pids controller, of either
+// version of cgroups(7).
+func threadsAllowed() int {
+	for _, name := range []string{"/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		if limit, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			return limit
+		}
+	}
+	return math.MaxInt
 }
 
 // exitError ends a command whose output has said everything already.

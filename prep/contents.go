@@ -161,6 +161,8 @@ type walk struct {
 	folders folderCache
 	queue   queue
 	links   links
+	// closedAtOnce is how many entries of a closed folder are opened in one borrow.
+	closedAtOnce int
 	// declared is the tree of declared directories; nil for none.
 	declared *declared
 	// withoutOpenat2 is set for good once openat2(2) turns out to be unknown.

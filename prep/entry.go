@@ -139,8 +139,8 @@ func noACL(n int, err error) (int, error) {
 	return n, err
 }
 
-// closedAtOnce is how many entries of a folder are opened in one borrow.
-const closedAtOnce = 128
+// closedMost bounds the entries of a folder that are opened in one borrow.
+const closedMost = 128
 
 // closedEntries is entries for a folder that may be read but not searched:
 // everything in it is opened while the folder is borrowed, some at a time, and
@@ -152,7 +152,7 @@ func (k *worker) closedEntries(f *folder, dir int, entries []byte, mine bool) {
 	}
 	for len(entries) > 0 {
 		var batch []dirent
-		for len(entries) > 0 && len(batch) < closedAtOnce {
+		for len(entries) > 0 && len(batch) < k.closedAtOnce {
 			entry := dirent(entries)
 			entries = entries[entry.length():]
 			name := entry.name()

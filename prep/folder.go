@@ -78,17 +78,20 @@ type folderCache struct {
 	lru folder
 }
 
-// descriptorShare is the part of the limit of open files that a cache may use.
+// descriptorShare is the part of the limit of open files that a cache may use,
+// and all workers together for the entries of closed folders.
 const descriptorShare = 4
 
 func (c *folderCache) init(w *walk) {
 	c.w = w
 	c.hands = w.newHands()
 	c.lru.prev, c.lru.next = &c.lru, &c.lru
-	c.capacity = 256 + 4*w.jobs
+	c.capacity, w.closedAtOnce = 256+4*w.jobs, closedMost
 	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur/descriptorShare < uint64(c.capacity) {
-		c.capacity = max(int(limit.Cur/descriptorShare), 16)
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		share := int(min(limit.Cur/descriptorShare, 1<<20))
+		c.capacity = max(min(c.capacity, share), 16)
+		w.closedAtOnce = max(min(w.closedAtOnce, share/w.jobs), 2)
 	}
 }
 
