@@ -9,7 +9,9 @@ package spec
 // what `umask` and `defaults` give from outside has been handed down.
 type Layout struct {
 	// Source names the text for messages: a file's path, or "-".
-	Source     string
+	Source string
+	// Variables are those that the layout declares, in its order.
+	Variables  []Variable
 	Identities []Identity
 	Groups     []Group
 	Volumes    []Volume
@@ -20,6 +22,15 @@ type Layout struct {
 // the column counts bytes, as editors and compilers do.
 type Position struct {
 	Line, Column int
+}
+
+// Variable is a declared name that the layout's texts refer to.
+type Variable struct {
+	Name     string
+	Position Position
+	Value    string
+	// Given: the value came from outside, and is not the layout's own default.
+	Given bool
 }
 
 // Identity is a user of the volumes: a process with these ids, this umask

@@ -29,6 +29,7 @@ func (p *parser) parseVariables(n *yaml.Node) {
 			kind = p.word(fields["type"], "variableType", "the type of variable "+name)
 		}
 		value, given := p.options.Variables[name]
+		declared := Variable{Name: name, Position: Position{pair.key.Line, pair.key.Column}, Given: given}
 		at := pair.key
 		if !given && fields["default"] != nil {
 			if at = p.resolve(fields["default"]); at.Kind == yaml.ScalarNode {
@@ -42,6 +43,8 @@ func (p *parser) parseVariables(n *yaml.Node) {
 				p.fault(at, "give another by --set "+name+"=VALUE or VOLPREP_VAR_"+name, "variable %s: %v", name, err)
 			}
 		}
+		declared.Value = value
+		p.layout.Variables = append(p.layout.Variables, declared)
 		p.variables[name] = variable{value, given}
 	}
 }
