@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -26,6 +27,7 @@ import (
 
 	"volprep/prep"
 	"volprep/prep/manifest"
+	"volprep/prep/render"
 	"volprep/spec"
 )
 
@@ -139,6 +141,8 @@ func (c *command) app() *cli.App {
 			{Name: "validate", Usage: "check the layout alone", Action: c.validate,
 				Description: example("volprep validate -f layout.yaml"),
 				Flags:       flags(layoutFlags)},
+			{Name: "render", Usage: "print what runs the layout, with the least privilege", Subcommands: c.renderers(),
+				Description: example("volprep render kubernetes -f layout.yaml --as runtime > pod.yaml")},
 			{Name: "doctor", Usage: "show what this process and the layout's volumes allow", Action: c.doctor,
 				Description: example("volprep doctor -f layout.yaml"),
 				Flags:       flags(layoutFlags, runFlags)},
@@ -216,6 +220,16 @@ func accessFlags() []cli.Flag {
 	}
 }
 
+// renderFlags are for render alone.
+func renderFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "as", Usage: "the server: an identity of the layout, or `UID[:GID[,GID…]]` (default: the layout's only one)"},
+		&cli.StringFlag{Name: "name", Usage: "the `NAME` of the server's pod, container or service (default: the identity's)"},
+		&cli.StringFlag{Name: "image", Value: "volprep", Usage: "volprep's `IMAGE`", EnvVars: variable("image")},
+		&cli.StringSliceFlag{Name: "volume", Usage: "where a volume comes from, `PATH=SOURCE`: a claim or named volume, a host's directory, or emptyDir; again for more"},
+	}
+}
+
 // planFlags are for plan alone.
 func planFlags() []cli.Flag {
 	return []cli.Flag{&cli.BoolFlag{Name: "exit-code", Usage: "exit with status 4 where something is to be done", EnvVars: variable("exit-code")}}
@@ -260,10 +274,17 @@ func (c *command) layout(ctx *cli.Context) (*spec.Layout, error) {
 
 // parse reads and parses the layout for commands that take other words too.
 func (c *command) parse(ctx *cli.Context) (*spec.Layout, error) {
+	layout, _, err := c.parseText(ctx, nil)
+	return layout, err
+}
+
+// parseText gives the text too. values are those of variables that have none.
+func (c *command) parseText(ctx *cli.Context, values map[string]string) (*spec.Layout, []byte, error) {
 	if format := ctx.String("format"); format != "text" && format != "json" {
-		return nil, fmt.Errorf("--format %s: must be text or json", format)
+		return nil, nil, fmt.Errorf("--format %s: must be text or json", format)
 	}
 	variables := map[string]string{}
+	maps.Copy(variables, values)
 	for _, entry := range os.Environ() {
 		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, "VOLPREP_VAR_") {
 			variables[strings.TrimPrefix(name, "VOLPREP_VAR_")] = value
@@ -272,14 +293,14 @@ func (c *command) parse(ctx *cli.Context) (*spec.Layout, error) {
 	for _, assignment := range ctx.StringSlice("set") {
 		name, value, ok := strings.Cut(assignment, "=")
 		if !ok {
-			return nil, fmt.Errorf("--set %s: must be NAME=VALUE", assignment)
+			return nil, nil, fmt.Errorf("--set %s: must be NAME=VALUE", assignment)
 		}
 		variables[name] = value
 	}
 	name, text, err := c.readLayout(ctx)
 	if err != nil {
 		fmt.Fprintln(c.stderr, "volprep:", err)
-		return nil, exitError(exitLayout)
+		return nil, nil, exitError(exitLayout)
 	}
 	layout, problems := spec.Parse(name, text, spec.Options{Variables: variables, LookupUser: lookupIn("/etc/passwd"), LookupGroup: lookupIn("/etc/group")})
 	if len(problems.List) > 0 {
@@ -287,9 +308,9 @@ func (c *command) parse(ctx *cli.Context) (*spec.Layout, error) {
 	}
 	if layout == nil {
 		openSinks("").terminate(problems.Error())
-		return nil, exitError(exitLayout)
+		return nil, nil, exitError(exitLayout)
 	}
-	return layout, nil
+	return layout, text, nil
 }
 
 // lookupIn looks names up in a file of the form of passwd(5) and group(5),
@@ -638,6 +659,101 @@ func (c *command) validate(ctx *cli.Context) error {
 	}
 	fmt.Fprintf(c.stdout, "%s: %d volumes, %d directories, %d expectations: valid\n", layout.Source, len(layout.Volumes), directories, len(layout.Expect))
 	return nil
+}
+
+// renderers are the commands below render, one a target.
+func (c *command) renderers() []*cli.Command {
+	where := func(mounted string) func() []cli.Flag {
+		return func() []cli.Flag {
+			return []cli.Flag{&cli.StringFlag{Name: "layout", Value: "inline", Usage: "the layout's place: `inline|" + mounted + "`"}}
+		}
+	}
+	kustomize := func() []cli.Flag {
+		return []cli.Flag{&cli.BoolFlag{Name: "kustomize", Usage: "a component that adds volprep to the Deployment --name"}}
+	}
+	return []*cli.Command{
+		{Name: "kubernetes", Usage: "a Pod, with volprep as its init container",
+			Description: example("volprep render kubernetes -f layout.yaml --as runtime --volume /logs=emptyDir"),
+			Flags:       flags(layoutFlags, renderFlags, where("configmap"), kustomize),
+			Action: func(ctx *cli.Context) error {
+				if ctx.Bool("kustomize") {
+					return c.render(ctx, "configmap", render.PodVariables(), render.Kustomize)
+				}
+				return c.render(ctx, "configmap", render.PodVariables(), render.Kubernetes)
+			}},
+		{Name: "compose", Usage: "a Compose file, with volprep as its first service",
+			Description: example("volprep render compose -f layout.yaml --as runtime --volume /models=/srv/models"),
+			Flags:       flags(layoutFlags, renderFlags, where("file")),
+			Action:      func(ctx *cli.Context) error { return c.render(ctx, "file", nil, render.Compose) }},
+		{Name: "podman", Usage: "a Quadlet unit that reads /etc/volprep/layout.yaml",
+			Description: example("volprep render podman -f layout.yaml --as runtime > volprep.container"),
+			Flags:       flags(layoutFlags, renderFlags),
+			Action:      func(ctx *cli.Context) error { return c.render(ctx, "", nil, render.Podman) }},
+		{Name: "systemd", Usage: "a unit for a host that reads /etc/volprep/layout.yaml",
+			Description: example("volprep render systemd -f layout.yaml --as runtime > volprep.service"),
+			Flags:       flags(layoutFlags, renderFlags),
+			Action:      func(ctx *cli.Context) error { return c.render(ctx, "", nil, render.Systemd) }},
+	}
+}
+
+// render prints one target. mounted is the word of --layout by which the
+// layout is no environment variable; "" where it never is one.
+func (c *command) render(ctx *cli.Context, mounted string, values map[string]string, target func(render.Options) ([]byte, error)) error {
+	if ctx.Args().Present() {
+		return fmt.Errorf("%q is one word too many: the layout is given with -f", ctx.Args().First())
+	}
+	where := ctx.String("layout")
+	if mounted != "" && where != "inline" && where != mounted {
+		return fmt.Errorf("--layout %s: must be inline or %s", where, mounted)
+	}
+	sources := map[string]string{}
+	for _, volume := range ctx.StringSlice("volume") {
+		at, source, _ := strings.Cut(volume, "=")
+		if source == "" {
+			return fmt.Errorf("--volume %s: must be PATH=SOURCE", volume)
+		}
+		sources[at] = source
+	}
+	layout, text, err := c.parseText(ctx, values)
+	if err != nil {
+		return err
+	}
+	as, err := server(layout, ctx.String("as"))
+	if err != nil {
+		return err
+	}
+	name := ctx.String("name")
+	if name == "" {
+		name = as
+	}
+	who, err := credentials(layout, as)
+	if err != nil {
+		return err
+	}
+	if name[0] >= '0' && name[0] <= '9' {
+		name = "server"
+	}
+	rendered, err := target(render.Options{Layout: layout, Text: text, As: who, Name: name, Image: ctx.String("image"), Mounted: where == mounted, Sources: sources})
+	if err != nil {
+		return fmt.Errorf("render %s: %w", ctx.Command.Name, err)
+	}
+	_, err = c.stdout.Write(rendered)
+	return err
+}
+
+// server is the identity that is meant where there is no choice.
+func server(layout *spec.Layout, as string) (string, error) {
+	switch {
+	case as != "":
+		return as, nil
+	case len(layout.Identities) == 1:
+		return layout.Identities[0].Name, nil
+	}
+	var names []string
+	for _, identity := range layout.Identities {
+		names = append(names, identity.Name)
+	}
+	return "", fmt.Errorf("--as: name the server, %s or UID[:GID[,GID…]]", strings.Join(names, ", "))
 }
 
 // doctor works without a layout too: then it tells of the process alone.

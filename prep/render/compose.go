@@ -16,7 +16,9 @@ func Compose(o Options) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var mounts, named []*yaml.Node
+	// A new named volume is root's, and so may be a directory of the host.
+	n := o.need(volumes, func(volume) bool { return false })
+	var mounts, serverMounts, named []*yaml.Node
 	for _, v := range volumes {
 		kind := "volume"
 		switch {
@@ -27,14 +29,16 @@ func Compose(o Options) ([]byte, error) {
 		default:
 			named = append(named, scalar(v.source), flow())
 		}
-		mounts = append(mounts, flow(pair{key: "type", value: scalar(kind)}, pair{key: "source", value: plain(v.source)}, pair{key: "target", value: plain(v.Path)}))
+		mount := []pair{{key: "type", value: scalar(kind)}, {key: "source", value: plain(v.source)}, {key: "target", value: plain(v.Path)}}
+		mounts = append(mounts, flow(mount...))
+		if !n.self && o.closed(v) {
+			mount = append(mount, pair{key: "read_only", value: scalar(true)})
+		}
+		serverMounts = append(serverMounts, flow(mount...))
 	}
-	// A new named volume is root's, and so may be a directory of the host.
-	n := o.need(volumes, func(volume) bool { return false })
 	environment := block()
-	names, values := o.given()
-	for _, name := range names {
-		environment.Content = append(environment.Content, scalar("VOLPREP_VAR_"+name), plain(values[name]))
+	for _, v := range o.given() {
+		environment.Content = append(environment.Content, scalar("VOLPREP_VAR_"+v.Name), quoted(interpolated(v.Value)))
 	}
 	prepMounts := mounts
 	if o.Mounted {
@@ -53,11 +57,11 @@ func Compose(o Options) ([]byte, error) {
 	services := block(
 		pair{key: "prep", value: block(
 			pair{key: "image", value: plain(o.Image)},
-			pair{key: "user", value: scalar(fmt.Sprintf("%d:%d", n.UID, n.GID))},
+			pair{key: "user", value: quoted(fmt.Sprintf("%d:%d", n.UID, n.GID))},
 			pair{key: "group_add", value: row(numbers(o.As.Groups)), why: "by the server's groups volprep looks in without borrowing"},
 			pair{key: "cap_drop", value: row([]string{"ALL"}), why: n.why},
 			pair{key: "cap_add", value: row(n.added())},
-			pair{key: "security_opt", value: row([]string{"no-new-privileges:true"})},
+			pair{key: "security_opt", value: row([]string{"no-new-privileges"})},
 			pair{key: "read_only", value: scalar(true)},
 			pair{key: "network_mode", value: scalar("none")},
 			pair{key: "restart", value: scalar("no")},
@@ -66,12 +70,12 @@ func Compose(o Options) ([]byte, error) {
 		)},
 		pair{key: label(o.Name), value: block(
 			pair{key: "image", value: scalar(label(o.Name)), why: "the server's own image, command and ports"},
-			pair{key: "user", value: scalar(fmt.Sprintf("%d:%d", o.As.UID, o.As.GID))},
+			pair{key: "user", value: quoted(fmt.Sprintf("%d:%d", o.As.UID, o.As.GID))},
 			pair{key: "group_add", value: row(numbers(o.As.Groups))},
 			pair{key: "cap_drop", value: row([]string{"ALL"})},
-			pair{key: "security_opt", value: row([]string{"no-new-privileges:true"})},
+			pair{key: "security_opt", value: row([]string{"no-new-privileges"})},
 			pair{key: "read_only", value: scalar(true)},
-			pair{key: "volumes", value: list(mounts...)},
+			pair{key: "volumes", value: list(serverMounts...)},
 			pair{key: "depends_on", value: block(pair{key: "prep", value: flow(pair{key: "condition", value: scalar("service_completed_successfully")})}), why: "not only started: done"},
 		)},
 	)

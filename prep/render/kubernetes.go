@@ -2,11 +2,12 @@ package render
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"volprep/prep"
 )
 
 // Kubernetes writes a pod that runs volprep and then the server; with Mounted
@@ -45,7 +46,7 @@ func Kustomize(o Options) ([]byte, error) {
 	spec := block(
 		pair{key: "securityContext", value: p.security()},
 		pair{key: "initContainers", value: list(p.volprep())},
-		pair{key: "containers", value: list(p.server(pair{})), why: "merged by its name; it keeps its image, command and mounts"},
+		pair{key: "containers", value: list(p.server(pair{})), why: "merged by its name: it keeps its image and command"},
 	)
 	var generated *yaml.Node
 	if o.Mounted {
@@ -74,7 +75,7 @@ func Kustomize(o Options) ([]byte, error) {
 			pair{key: "configMapGenerator", value: generated},
 			pair{key: "patches", value: list(block(
 				pair{key: "target", value: flow(pair{key: "kind", value: scalar("Deployment")}, pair{key: "name", value: scalar(label(o.Name))})},
-				pair{key: "patch", value: literal(strings.TrimLeft(string(patch), "\n"))},
+				pair{key: "patch", value: literal(string(patch))},
 			))},
 		))
 }
@@ -112,8 +113,9 @@ func (p *pod) security() *yaml.Node {
 	if !p.self {
 		return block(groups, seccomp())
 	}
-	claimed := slices.ContainsFunc(p.volumes, func(v volume) bool { return !v.host() && v.source != emptyDir })
-	if !claimed {
+	// A root whose mode the layout names must be the server's own: no group is enough.
+	claimed := func(v volume) bool { return !v.host() && v.source != emptyDir && !prep.RootNamed(v.Volume) }
+	if !slices.ContainsFunc(p.volumes, claimed) {
 		return block(groups, seccomp())
 	}
 	return block(groups,
@@ -129,7 +131,7 @@ func seccomp() pair {
 // volprep is the init container.
 func (p *pod) volprep() *yaml.Node {
 	env := p.environment()
-	mounts := p.mounts()
+	mounts := p.mounts(false)
 	if p.Mounted {
 		mounts = append([]*yaml.Node{flow(pair{key: "name", value: scalar("layout")}, pair{key: "mountPath", value: scalar("/etc/volprep")}, pair{key: "readOnly", value: scalar(true)})}, mounts...)
 	}
@@ -150,7 +152,7 @@ func (p *pod) server(image pair) *yaml.Node {
 		pair{key: "name", value: scalar(label(p.Name))},
 		image,
 		pair{key: "securityContext", value: confined(p.As.UID, p.As.GID, pair{key: "capabilities", value: flow(pair{key: "drop", value: row([]string{"ALL"})})})},
-		pair{key: "volumeMounts", value: list(p.mounts()...)},
+		pair{key: "volumeMounts", value: list(p.mounts(true)...)},
 	)
 }
 
@@ -175,7 +177,7 @@ func (p *pod) environment() []*yaml.Node {
 		if at, known := podFields[v.Name]; known {
 			add("VOLPREP_VAR_"+v.Name, "valueFrom", flow(pair{key: "fieldRef", value: flow(pair{key: "fieldPath", value: scalar(at)})}))
 		} else if v.Given {
-			add("VOLPREP_VAR_"+v.Name, "value", scalar(unexpanded(v.Value)))
+			add("VOLPREP_VAR_"+v.Name, "value", quoted(unexpanded(v.Value)))
 		}
 	}
 	if !p.Mounted {
@@ -197,10 +199,15 @@ func unexpanded(text string) string {
 	return kept.String()
 }
 
-func (p *pod) mounts() []*yaml.Node {
+// mounts are those of each volume: volprep's, or the server's.
+func (p *pod) mounts(server bool) []*yaml.Node {
 	var mounts []*yaml.Node
 	for _, v := range p.volumes {
-		mounts = append(mounts, flow(pair{key: "name", value: scalar(v.name)}, pair{key: "mountPath", value: scalar(v.Path)}))
+		readOnly := pair{key: "readOnly"}
+		if server && !p.self && p.closed(v) {
+			readOnly.value = scalar(true)
+		}
+		mounts = append(mounts, flow(pair{key: "name", value: scalar(v.name)}, pair{key: "mountPath", value: scalar(v.Path)}, readOnly))
 	}
 	return mounts
 }
@@ -235,15 +242,4 @@ func (p *pod) configMap() *yaml.Node {
 		pair{key: "metadata", value: flow(pair{key: "name", value: scalar(configMapName)})},
 		pair{key: "data", value: block(pair{key: "layout.yaml", value: literal(string(p.Text))})},
 	)
-}
-
-// given are the variables that were given a value, in order of name.
-func (o Options) given() (names []string, values map[string]string) {
-	values = map[string]string{}
-	for _, v := range o.Layout.Variables {
-		if v.Given {
-			values[v.Name] = v.Value
-		}
-	}
-	return slices.Sorted(maps.Keys(values)), values
 }

@@ -9,6 +9,7 @@ package render
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"volprep/prep"
@@ -62,4 +63,9 @@ func (o Options) check() error {
 		return fmt.Errorf("the layout has %d bytes, and an environment variable holds %d: use --layout configmap, or file", len(o.Text), inlineLimit)
 	}
 	return nil
+}
+
+// given are the variables that were given a value.
+func (o Options) given() []spec.Variable {
+	return slices.DeleteFunc(slices.Clone(o.Layout.Variables), func(v spec.Variable) bool { return !v.Given })
 }

@@ -21,9 +21,9 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // optionsFor are those of a layout's text with its identity runtime, or 1000.
-func optionsFor(t testing.TB, text string) Options {
+func optionsFor(t testing.TB, text string, variables map[string]string) Options {
 	t.Helper()
-	layout, problems := spec.Parse("layout.yaml", []byte(text), spec.Options{Variables: PodVariables()})
+	layout, problems := spec.Parse("layout.yaml", []byte(text), spec.Options{Variables: variables})
 	if layout == nil {
 		t.Fatal(problems.Error())
 	}
@@ -45,6 +45,8 @@ var targets = []struct {
 	{"configmap", "yaml", Kubernetes, true, true},
 	{"kustomize", "yaml", Kustomize, false, true},
 	{"compose", "yaml", Compose, false, true},
+	{"systemd", "service", Systemd, true, false},
+	{"podman", "container", Podman, true, false},
 }
 
 func TestTheExamplesRendered(t *testing.T) {
@@ -54,7 +56,7 @@ func TestTheExamplesRendered(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, target := range targets {
-			o := optionsFor(t, string(text))
+			o := optionsFor(t, string(text), nil)
 			o.Mounted = target.mounted
 			got, err := target.render(o)
 			if err != nil {

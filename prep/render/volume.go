@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"volprep/prep"
 	"volprep/spec"
 )
 
@@ -48,6 +49,27 @@ func (o Options) volumes() ([]volume, error) {
 		}
 	}
 	return volumes, nil
+}
+
+// closed tells whether the server can create nothing anywhere in a volume that
+// looks as the layout says, so that a read-only mount takes nothing from it.
+func (o Options) closed(v volume) bool {
+	states := prep.Fresh(&spec.Layout{Volumes: []spec.Volume{*v.Volume}})
+	for name := range states {
+		var chain []prep.Component
+		for at := name; ; at = path.Dir(at) {
+			chain = append(chain, prep.Component{Path: at, State: states[at]})
+			if at == v.Path {
+				break
+			}
+		}
+		slices.Reverse(chain)
+		if prep.Can(o.As, chain, spec.Create).Allowed {
+			return false
+		}
+	}
+	// What only may be there is in no state yet.
+	return !slices.ContainsFunc(v.Directories, func(d spec.Directory) bool { return d.Only == spec.OnlyExisting })
 }
 
 // label makes a DNS label of a text (RFC 1123), which every target takes as a name.

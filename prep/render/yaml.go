@@ -69,6 +69,11 @@ func scalar(value any) *yaml.Node {
 	return n
 }
 
+// quoted is a string in quotes, which older readers could take for a number.
+func quoted(text string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text, Style: yaml.DoubleQuotedStyle}
+}
+
 // literal is a text as a literal block, where it reads back from one.
 func literal(text string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text, Style: yaml.LiteralStyle}
@@ -85,7 +90,9 @@ func documents(comment string, nodes ...*yaml.Node) ([]byte, error) {
 	for line := range strings.Lines(comment) {
 		out.WriteString("# " + line)
 	}
-	out.WriteString("\n")
+	if comment != "" {
+		out.WriteString("\n")
+	}
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
 	for _, n := range nodes {
