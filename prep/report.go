@@ -18,17 +18,20 @@ const reportVersion = 1
 // Report is what a run saw and did. Its JSON form is documented by a schema
 // of its own.
 type Report struct {
-	Version      int          `json:"report"`
-	Command      string       `json:"command"`
-	Result       string       `json:"result"`
-	Summary      Summary      `json:"summary"`
-	Actions      []Action     `json:"actions"`
-	Drift        []Drift      `json:"drift,omitempty"`
-	Unknown      []Unknown    `json:"unknown,omitempty"`
-	Skipped      []Skip       `json:"skipped,omitempty"`
-	Contents     []Walked     `json:"contents,omitempty"`
-	Expectations []Proof      `json:"expectations"`
-	Capabilities Used         `json:"capabilities"`
+	Version      int       `json:"report"`
+	Command      string    `json:"command"`
+	Result       string    `json:"result"`
+	Summary      Summary   `json:"summary"`
+	Actions      []Action  `json:"actions"`
+	Drift        []Drift   `json:"drift,omitempty"`
+	Unknown      []Unknown `json:"unknown,omitempty"`
+	Skipped      []Skip    `json:"skipped,omitempty"`
+	Contents     []Walked  `json:"contents,omitempty"`
+	Expectations []Proof   `json:"expectations"`
+	Capabilities Used      `json:"capabilities"`
+	// Unprivileged is the identity as which a run needs no capability for this
+	// layout, on volumes that are its own; "" where there is none. Only a plan says it.
+	Unprivileged string       `json:"unprivileged,omitempty"`
 	Sandbox      *Sandbox     `json:"sandbox,omitempty"`
 	Errors       []ErrorEntry `json:"errors,omitempty"`
 	Milliseconds int64        `json:"duration_ms"`

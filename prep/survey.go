@@ -14,7 +14,14 @@ import (
 // Plan reports what Apply would do, and changes nothing. What lies behind a
 // directory that this process may not look into is unknown.
 func Plan(ctx context.Context, layout *spec.Layout, options Options) *Report {
-	return survey(ctx, "plan", layout, options)
+	report := survey(ctx, "plan", layout, options)
+	for _, identity := range layout.Identities {
+		as := Credentials{UID: identity.UID, GID: identity.GID, Groups: identity.Groups}
+		if report.Unprivileged == "" && as.UID != 0 && NeedsNone(layout, as) {
+			report.Unprivileged = as.String()
+		}
+	}
+	return report
 }
 
 // Verify reports in what the volumes differ from the layout, and changes nothing.

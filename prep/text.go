@@ -44,6 +44,9 @@ func (r *Report) Tree(w io.Writer, coloured bool) {
 		needed = strings.Join(list, ", ")
 	}
 	fmt.Fprintf(w, "\nleast capabilities: %s\n", needed)
+	if r.Unprivileged != "" && needed != "none" {
+		fmt.Fprintf(w, "or none at all: run it as %s, with ALL dropped, on volumes that are its own\n", r.Unprivileged)
+	}
 }
 
 // actions writes each path once, below the nearest path above it that has
