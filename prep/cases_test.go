@@ -409,3 +409,28 @@ func TestASlipRemembersWhatItMust(t *testing.T) {
 		}
 	}
 }
+
+// Go's runtime interrupts its own threads, and a seccomp notifier may: the
+// call is made again, and never given up.
+func TestAnInterruptedCallIsMadeAgain(t *testing.T) {
+	calls := 0
+	err := retry(func() error {
+		if calls++; calls < 3 {
+			return unix.EINTR
+		}
+		return unix.EIO
+	})
+	if err != unix.EIO || calls != 3 {
+		t.Errorf("%v after %d calls", err, calls)
+	}
+	calls = 0
+	n, err := retryInt(func() (int, error) {
+		if calls++; calls < 3 {
+			return 0, unix.EINTR
+		}
+		return calls, nil
+	})
+	if err != nil || n != 3 {
+		t.Errorf("%d, %v", n, err)
+	}
+}
