@@ -3,10 +3,15 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // project is one docker-compose project, taken down with its volumes at the
@@ -21,11 +26,17 @@ type project struct {
 // compose is the NIM example's project with the images that these tests build.
 func compose(t testing.TB, d docker, env ...string) project {
 	t.Helper()
+	return composeOf(t, d, []string{"../examples/nim/compose.yaml", "testdata/compose.yaml"}, env...)
+}
+
+// composeOf is a project of these files.
+func composeOf(t testing.TB, d docker, files []string, env ...string) project {
+	t.Helper()
 	needPrograms(t, "docker-compose")
 	p := project{
 		docker: d,
 		name:   fmt.Sprintf("volprep%d", time.Now().UnixNano()),
-		files:  []string{"../examples/nim/compose.yaml", "testdata/compose.yaml"},
+		files:  files,
 		env:    env,
 	}
 	t.Cleanup(func() {
@@ -173,6 +184,56 @@ func TestComposeServerOverModelCache(t *testing.T) {
 				t.Errorf("the second run says %+v, want unchanged and no action", second)
 			}
 			checkServed(t, p.served(t, "runtime"))
+		})
+	}
+}
+
+// preparedNIM are owners and modes of the NIM layout's directories, as its
+// server sees them, whose log directory has this name.
+func preparedNIM(logs string) map[string]string {
+	return map[string]string{
+		"/models": "1001:2000 2750", "/models/hub": "1001:2000 2750", "/models/hub/.locks": "1001:2000 2770",
+		"/logs": "0:0 0755", "/logs/" + logs: "1000:1000 0750",
+	}
+}
+
+func TestComposeOfWhatIsRendered(t *testing.T) {
+	needRoot(t)
+	d := engine(t)
+	for _, kind := range []struct {
+		name    string
+		options []string
+	}{
+		{"named volumes", nil},
+		{"bind mounts", []string{"--volume", "/models=" + t.TempDir(), "--volume", "/logs=" + t.TempDir()}},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			want := preparedNIM("nim")
+			args, err := json.Marshal(append([]string{"stat"}, slices.Sorted(maps.Keys(want))...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			files := []string{filepath.Join(dir, "rendered.yaml"), filepath.Join(dir, "images.yaml")}
+			for i, text := range []string{
+				rendered(t, "compose", "../examples/nim/layout.yaml", append(kind.options, "--image", volprepImage)...),
+				"version: \"3.8\"\nservices:\n  prep: {command: [apply, --format, json, --log-level, warn]}\n" +
+					"  runtime: {image: " + runtimeImage + ", network_mode: none, command: " + string(args) + "}\n",
+			} {
+				if err := os.WriteFile(files[i], []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := composeOf(t, d, files)
+			for _, result := range []string{"changed", "unchanged"} {
+				p.up(t)
+				if report := p.prepared(t); report.Result != result {
+					t.Errorf("apply says %+v, want %s", report, result)
+				}
+				if diff := cmp.Diff(want, p.served(t, "runtime").Paths); diff != "" {
+					t.Errorf("the server sees (-want +got):\n%s", diff)
+				}
+			}
 		})
 	}
 }

@@ -115,6 +115,13 @@ var buildBinaries = sync.OnceValues(func() (string, error) {
 	return dir, nil
 })
 
+// rendered is what `volprep render` prints for a layout's identity runtime.
+func rendered(t testing.TB, target, layout string, options ...string) string {
+	t.Helper()
+	args := append([]string{"render", target, "--file", layout, "--as", "runtime"}, options...)
+	return program(filepath.Join(binaries(t), "volprep"), args...).must(t)
+}
+
 // cleanups undo what is made once for all tests, the last one first.
 var cleanups []func()
 

@@ -266,13 +266,18 @@ func (k *kubelet) removePods() {
 // until the pod is settled, as the caller says.
 func (k *kubelet) run(t testing.TB, values map[string]string, settled func(pod) bool) pod {
 	t.Helper()
-	defer timed(t, "pod "+values["NAME"])()
 	template, err := os.ReadFile("testdata/pod.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	manifest := os.Expand(string(template), func(name string) string { return values[name] })
-	path := filepath.Join(k.manifest, values["NAME"]+".yaml")
+	return k.apply(t, values["NAME"], os.Expand(string(template), func(name string) string { return values[name] }), settled)
+}
+
+// apply writes a manifest and waits until its pod is settled.
+func (k *kubelet) apply(t testing.TB, name, manifest string, settled func(pod) bool) pod {
+	t.Helper()
+	defer timed(t, "pod "+name)()
+	path := filepath.Join(k.manifest, name+".yaml")
 	// A file that is only half written must not be seen: written beside, then moved.
 	if err := errors.Join(os.WriteFile(path+".new", []byte(manifest), 0o644), os.Rename(path+".new", path)); err != nil {
 		t.Fatal(err)
@@ -280,14 +285,14 @@ func (k *kubelet) run(t testing.TB, values map[string]string, settled func(pod) 
 	t.Cleanup(func() { os.Remove(path) })
 	deadline := time.Now().Add(90 * time.Second)
 	for {
-		p, found := k.pod(t, values["NAME"])
+		p, found := k.pod(t, name)
 		if found && settled(p) {
 			return p
 		}
 		if time.Now().After(deadline) {
 			state, _ := json.MarshalIndent(p.Status, "", "  ")
 			log, _ := os.ReadFile(filepath.Join(k.dir, "kubelet.log"))
-			t.Fatalf("pod %s is not settled after 90 s: %s\nkubelet's log ends:\n%s", values["NAME"], state, log[max(0, len(log)-6000):])
+			t.Fatalf("pod %s is not settled after 90 s: %s\nkubelet's log ends:\n%s", name, state, log[max(0, len(log)-6000):])
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -1,11 +1,17 @@
 package e2e
 
 import (
+	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // nim gives the values of testdata/pod.yaml for the NIM layout.
@@ -176,5 +182,60 @@ func TestKubernetesVolumesLookAsTheLayoutSays(t *testing.T) {
 		if got := owner(t, path); got != want {
 			t.Errorf("%s is %s, want %s", path, got, want)
 		}
+	}
+}
+
+// ended: the server has ended, or volprep failed before it.
+func ended(p pod) bool {
+	return initFailed(p) || len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Terminated != nil
+}
+
+func TestKubernetesPodOfWhatIsRendered(t *testing.T) {
+	k := node(t)
+	own := filepath.Join(t.TempDir(), "own.yaml")
+	if err := os.WriteFile(own, []byte("version: 1\nvariables: {POD_NAME: {}}\nidentities: {runtime: {uid: 1000, gid: 1000}}\n"+
+		"volumes:\n  - path: /logs\n    directories: [{path: \"${POD_NAME}\", owner: runtime, mode: \"0750\"}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []struct {
+		name, layout string
+		options      []string
+		had          string
+		want         map[string]string
+	}{
+		{"rendered-host", "../examples/nim/layout.yaml", []string{"--volume", "/models=" + t.TempDir(), "--volume", "/logs=" + t.TempDir()},
+			"CAP_CHOWN CAP_FOWNER", preparedNIM("rendered-host-node")},
+		{"rendered-empty", "../examples/nim/layout.yaml", []string{"--volume", "/models=emptyDir", "--volume", "/logs=emptyDir"},
+			"CAP_CHOWN", preparedNIM("rendered-empty-node")},
+		{"rendered-own", own, []string{"--volume", "/logs=emptyDir"}, "", map[string]string{"/logs/rendered-own-node": "1000:1000 0750"}},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			args, err := json.Marshal(append([]string{"stat"}, slices.Sorted(maps.Keys(kind.want))...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			manifest := rendered(t, "kubernetes", kind.layout, append(kind.options, "--image", "docker.io/library/"+volprepImage)...)
+			// The test's images, arguments, and a kubelet without a network.
+			for old, here := range map[string]string{
+				"\nmetadata: {name: runtime}": "\nmetadata: {name: " + kind.name + "}",
+				"\nspec:\n":                   "\nspec:\n  hostNetwork: true\n  restartPolicy: Never\n",
+				"image: docker.io/library/" + volprepImage + "\n": "image: docker.io/library/" + volprepImage +
+					"\n      imagePullPolicy: Never\n      args: [apply, --format, json, --log-level, warn]\n",
+				"image: runtime\n": "image: docker.io/library/" + runtimeImage + "\n      imagePullPolicy: Never\n      args: " + string(args) + "\n",
+			} {
+				if strings.Count(manifest, old) != 1 {
+					t.Fatalf("not once in what was rendered: %q\n%s", old, manifest)
+				}
+				manifest = strings.Replace(manifest, old, here, 1)
+			}
+			k.apply(t, kind.name, manifest, ended)
+			report := parseReport(t, k.logs(t, kind.name, "volprep"))
+			if had := strings.Join(report.Capabilities.Had, " "); had != kind.had || report.Result != "changed" {
+				t.Errorf("volprep had %q, want %q, and says %+v", had, kind.had, report)
+			}
+			if diff := cmp.Diff(kind.want, parseServed(t, k.logs(t, kind.name, "runtime")).Paths); diff != "" {
+				t.Errorf("the server sees (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
