@@ -192,10 +192,14 @@ func ended(p pod) bool {
 
 func TestKubernetesPodOfWhatIsRendered(t *testing.T) {
 	k := node(t)
-	own := filepath.Join(t.TempDir(), "own.yaml")
-	if err := os.WriteFile(own, []byte("version: 1\nvariables: {POD_NAME: {}}\nidentities: {runtime: {uid: 1000, gid: 1000}}\n"+
-		"volumes:\n  - path: /logs\n    directories: [{path: \"${POD_NAME}\", owner: runtime, mode: \"0750\"}]\n"), 0o600); err != nil {
-		t.Fatal(err)
+	// One directory of an empty volume, named after the pod.
+	owned := func(uid string) string {
+		path := filepath.Join(t.TempDir(), "layout.yaml")
+		if err := os.WriteFile(path, []byte("version: 1\nvariables: {POD_NAME: {}}\nidentities: {runtime: {uid: 1000, gid: 1000}}\n"+
+			"volumes:\n  - path: /logs\n    directories: [{path: \"${POD_NAME}\", owner: "+uid+", group: 1000, mode: \"0750\"}]\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
 	for _, kind := range []struct {
 		name, layout string
@@ -206,8 +210,9 @@ func TestKubernetesPodOfWhatIsRendered(t *testing.T) {
 		{"rendered-host", "../examples/nim/layout.yaml", []string{"--volume", "/models=" + t.TempDir(), "--volume", "/logs=" + t.TempDir()},
 			"CAP_CHOWN CAP_FOWNER", preparedNIM("rendered-host-node")},
 		{"rendered-empty", "../examples/nim/layout.yaml", []string{"--volume", "/models=emptyDir", "--volume", "/logs=emptyDir"},
-			"CAP_CHOWN", preparedNIM("rendered-empty-node")},
-		{"rendered-own", own, []string{"--volume", "/logs=emptyDir"}, "", map[string]string{"/logs/rendered-own-node": "1000:1000 0750"}},
+			"CAP_CHOWN CAP_FOWNER", preparedNIM("rendered-empty-node")},
+		{"rendered-other", owned("1001"), []string{"--volume", "/logs=emptyDir"}, "CAP_CHOWN", map[string]string{"/logs/rendered-other-node": "1001:1000 0750"}},
+		{"rendered-own", owned("runtime"), []string{"--volume", "/logs=emptyDir"}, "", map[string]string{"/logs/rendered-own-node": "1000:1000 0750"}},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			args, err := json.Marshal(append([]string{"stat"}, slices.Sorted(maps.Keys(kind.want))...))
