@@ -9,11 +9,18 @@ var baseline = strings.Fields("AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL
 // needed are the capabilities without which no layout that hands anything over can be applied.
 var needed = []string{"CHOWN", "FOWNER"}
 
-// needsCapabilities tells whether anything in the layout belongs to more than one identity.
+// needsCapabilities tells whether the layout gives anything to somebody else
+// than the uid that volprep runs as: what names no owner is its maker's.
 func (c *checker) needsCapabilities(own uint32) bool {
-	for _, state := range c.states {
-		if state.UID != own {
+	other := func(owner *uint32) bool { return owner != nil && *owner != own }
+	for _, volume := range c.layout.Volumes {
+		if other(volume.Root.Owner) || other(volume.Defaults.Owner) || volume.Contents != nil && other(volume.Contents.Owner) {
 			return true
+		}
+		for _, directory := range volume.Directories {
+			if other(directory.Owner) {
+				return true
+			}
 		}
 	}
 	return false
