@@ -156,14 +156,15 @@ func Podman(o Options) ([]byte, error) {
 	u.lines(quadletHead)
 	u.lines("#\n# The server's own .container then says: User=" + fmt.Sprint(o.As.UID) + ", Group=" + fmt.Sprint(o.As.GID) + ", ")
 	for _, group := range numbers(o.As.Groups) {
-		u.lines("GroupAdd=" + group + ", ")
+		u.lines("PodmanArgs=--group-add=" + group + ", ")
 	}
 	u.lines("DropCapability=all,\n# NoNewPrivileges=true, ReadOnly=true, and under [Unit] Requires=volprep.service, After=volprep.service.\n" + quadletUnit)
 	u.set("Image", o.Image)
 	u.set("User", fmt.Sprint(n.UID))
 	u.set("Group", fmt.Sprint(n.GID))
 	for _, group := range numbers(o.As.Groups) {
-		u.set("GroupAdd", group)
+		// GroupAdd= is not known to older ones.
+		u.set("PodmanArgs", "--group-add="+group)
 	}
 	u.lines("# " + n.why + ".\nDropCapability=all\n")
 	u.set("AddCapability", n.added()...)
