@@ -125,3 +125,17 @@ func TestEveryExampleManifestGoesWithItsLayout(t *testing.T) {
 		t.Errorf("only %d manifests were held against their layouts", held)
 	}
 }
+
+// docker-compose 1.29, as Debian has it, is the oldest that knows service_completed_successfully.
+func TestEveryComposeFileIsReadByDockerCompose(t *testing.T) {
+	needPrograms(t, "docker-compose")
+	files, err := filepath.Glob("../examples/*/compose.yaml")
+	if err != nil || len(files) < 7 {
+		t.Fatalf("%d Compose files, %v", len(files), err)
+	}
+	for _, file := range files {
+		if got := program("docker-compose", "--file", file, "config", "--services").must(t); !strings.Contains(got, "prep") {
+			t.Errorf("%s: docker-compose reads the services %q", file, got)
+		}
+	}
+}
