@@ -38,8 +38,11 @@ const (
 	exitDrift  = 4
 )
 
-// version is set by the release build; else the module's is shown.
-var version = ""
+// version and commit are set by the release build; else the module's are shown.
+var (
+	version = ""
+	commit  = ""
+)
 
 func main() {
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
@@ -878,7 +881,7 @@ type build struct {
 }
 
 func thisBuild() build {
-	b := build{Version: version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	b := build{Version: version, Commit: commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if ok && b.Version == "" {
 		b.Version = info.Main.Version

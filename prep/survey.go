@@ -110,7 +110,7 @@ func (e *engine) survey(n *node, fd int) {
 }
 
 func (e *engine) surveyChildren(n *node, fd int, have, want State) {
-	e.leftover = e.leftover || e.exists(fd, StagingName)
+	e.leftover = e.leftover || len(n.children) > 0 && e.exists(fd, StagingName)
 	borrowed := false
 	needBorrow := func() {
 		if borrowed {

@@ -1,0 +1,94 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// released makes a release of a copy of the tree, in a directory of its own.
+func released(t *testing.T) string {
+	t.Helper()
+	tree, out := filepath.Join(t.TempDir(), "tree"), t.TempDir()
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel("..", path)
+		if err != nil {
+			return err
+		}
+		switch {
+		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && path != "..":
+			return fs.SkipDir
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(tree, name), 0o755)
+		case !entry.Type().IsRegular():
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(tree, name), text, 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := program("go", "run", "./e2e/release", "-o", out, "-version", "1.2.3", "-commit", "abc", "-only", "amd64,arm64")
+	run.dir = tree
+	run.must(t)
+	return out
+}
+
+// TestTwoReleasesOfOneTreeAreTheSameBytes, and the image of one runs.
+func TestTwoReleasesOfOneTreeAreTheSameBytes(t *testing.T) {
+	first, second := released(t), released(t)
+	entries, err := os.ReadDir(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+		a, err := os.ReadFile(filepath.Join(first, entry.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(second, entry.Name()))
+		if err != nil || !bytes.Equal(a, b) {
+			t.Errorf("%s differs between two releases: %v", entry.Name(), err)
+		}
+	}
+	if got := strings.Join(names, " "); got != "SHA256SUMS layout.schema.json seccomp.json volprep-image.tar volprep-linux-amd64 volprep-linux-arm64 volprep.cdx.json" {
+		t.Errorf("a release has %s", got)
+	}
+	check := program("sha256sum", "--check", "--strict", "SHA256SUMS")
+	check.dir = first
+	check.must(t)
+	var bill struct {
+		Components []struct{ Name, Version string }
+	}
+	text, err := os.ReadFile(filepath.Join(first, "volprep.cdx.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &bill)
+	}
+	if err != nil || len(bill.Components) < 4 || bytes.Contains(text, []byte("go-fuse")) {
+		t.Errorf("the bill of materials: %v: %s", err, text)
+	}
+
+	d := engine(t)
+	t.Cleanup(func() { outlive(d.command("image", "rm", "--force", "volprep:1.2.3", "volprep:1.2.3-arm64")) })
+	d.command("load", "--input", filepath.Join(first, "volprep-image.tar")).must(t)
+	said := d.command("run", "--rm", "--network", "none", "volprep:1.2.3", "version", "--format", "json").must(t)
+	var version struct{ Version, Commit, Go, Arch string }
+	if err := json.Unmarshal([]byte(said), &version); err != nil || version.Version != "1.2.3" || version.Commit != "abc" || version.Go == "" {
+		t.Errorf("the image says of itself %s", said)
+	}
+	d.command("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--cap-add", "CHOWN", "--cap-add", "FOWNER",
+		"--env", "VOLPREP_LAYOUT={version: 1, volumes: [{path: /models, owner: 1000}]}", "--volume", d.volume(t)+":/models", "volprep:1.2.3").must(t)
+}
