@@ -31,10 +31,13 @@ func Compose(o Options) ([]byte, error) {
 		}
 		mount := []pair{{key: "type", value: scalar(kind)}, {key: "source", value: plain(v.source)}, {key: "target", value: plain(v.Path)}}
 		mounts = append(mounts, flow(mount...))
-		if !n.self && o.closed(v) {
+		mounted, readOnly := o.view(v)
+		if readOnly {
 			mount = append(mount, pair{key: "read_only", value: scalar(true)})
 		}
-		serverMounts = append(serverMounts, flow(mount...))
+		if mounted {
+			serverMounts = append(serverMounts, flow(mount...))
+		}
 	}
 	environment := block()
 	for _, v := range o.given() {

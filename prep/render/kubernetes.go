@@ -204,7 +204,9 @@ func (p *pod) mounts(server bool) []*yaml.Node {
 	var mounts []*yaml.Node
 	for _, v := range p.volumes {
 		readOnly := pair{key: "readOnly"}
-		if server && !p.self && p.closed(v) {
+		if mounted, only := p.view(v); server && !mounted {
+			continue
+		} else if server && only {
 			readOnly.value = scalar(true)
 		}
 		mounts = append(mounts, flow(pair{key: "name", value: scalar(v.name)}, pair{key: "mountPath", value: scalar(v.Path)}, readOnly))

@@ -261,3 +261,30 @@ func TestWhatNoTargetCanSayIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestEveryExamplesServersGetWhatCheckPodAccepts(t *testing.T) {
+	layouts, err := filepath.Glob("../../examples/*/layout.yaml")
+	if err != nil || len(layouts) == 0 {
+		t.Fatal(layouts, err)
+	}
+	for _, name := range layouts {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, identity := range optionsFor(t, string(text), PodVariables()).Layout.Identities {
+			for _, target := range targets {
+				if target.name == "kustomize" || !target.yaml {
+					continue
+				}
+				o := optionsFor(t, string(text), PodVariables())
+				o.As, o.Name, o.Mounted = prep.Credentials{UID: identity.UID, GID: identity.GID, Groups: identity.Groups}, identity.Name, target.mounted
+				got, err := target.render(o)
+				if err != nil {
+					t.Fatalf("%s, %s as %s: %v", name, target.name, identity.Name, err)
+				}
+				agrees(t, o, name+" as "+identity.Name, got)
+			}
+		}
+	}
+}

@@ -51,11 +51,15 @@ func (o Options) volumes() ([]volume, error) {
 	return volumes, nil
 }
 
-// closed tells whether the server can create nothing anywhere in a volume that
-// looks as the layout says, so that a read-only mount takes nothing from it.
-func (o Options) closed(v volume) bool {
+// view is how the server mounts a volume that looks as the layout says: not at
+// all where it cannot enter it, and read-only where it can create nothing
+// anywhere, so that nothing is taken from it.
+func (o Options) view(v volume) (mounted, readOnly bool) {
+	if !prep.NamesOwners(o.Layout) {
+		return true, false
+	}
 	states := prep.Fresh(&spec.Layout{Volumes: []spec.Volume{*v.Volume}})
-	for name := range states {
+	can := func(name string, verb spec.Verb) bool {
 		var chain []prep.Component
 		for at := name; ; at = path.Dir(at) {
 			chain = append(chain, prep.Component{Path: at, State: states[at]})
@@ -64,12 +68,18 @@ func (o Options) closed(v volume) bool {
 			}
 		}
 		slices.Reverse(chain)
-		if prep.Can(o.As, chain, spec.Create).Allowed {
-			return false
+		return prep.Can(o.As, chain, verb).Allowed
+	}
+	if !can(v.Path, spec.Traverse) {
+		return false, false
+	}
+	for name := range states {
+		if can(name, spec.Create) {
+			return true, false
 		}
 	}
 	// What only may be there is in no state yet.
-	return !slices.ContainsFunc(v.Directories, func(d spec.Directory) bool { return d.Only == spec.OnlyExisting })
+	return true, !slices.ContainsFunc(v.Directories, func(d spec.Directory) bool { return d.Only == spec.OnlyExisting })
 }
 
 // label makes a DNS label of a text (RFC 1123), which every target takes as a name.
