@@ -36,10 +36,14 @@ func (c check) String() string {
 }
 
 // trace is an instance of tracefs of this test alone.
-type trace struct{ dir string }
+type trace struct {
+	dir string
+	// name is that of the processes that are traced, which no other on the machine has.
+	name string
+}
 
-// startTrace records what the kernel asks and is asked by processes named
-// volprep: capability:cap_capable is of Linux 6.14 and later.
+// startTrace records what the kernel asks and is asked by processes of that
+// name: capability:cap_capable is of Linux 6.14 and later.
 func startTrace(t *testing.T) trace {
 	t.Helper()
 	needRoot(t)
@@ -58,13 +62,13 @@ func startTrace(t *testing.T) trace {
 			t.Errorf("ending the trace: %v", err)
 		}
 	})
-	tr := trace{dir}
+	tr := trace{dir, fmt.Sprintf("vp-%d", os.Getpid())}
 	if _, err := os.Stat(filepath.Join(dir, "events/capability/cap_capable")); err != nil {
 		lacking(t, "this kernel has no tracepoint capability:cap_capable: %v", err)
 	}
 	tr.set(t, "buffer_size_kb", "16384")
-	tr.set(t, "events/capability/filter", `comm == "volprep"`)
-	tr.set(t, "events/syscalls/filter", `comm == "volprep"`)
+	tr.set(t, "events/capability/filter", fmt.Sprintf("comm == %q", tr.name))
+	tr.set(t, "events/syscalls/filter", fmt.Sprintf("comm == %q", tr.name))
 	tr.set(t, "events/capability/enable", "1")
 	tr.set(t, "events/syscalls/enable", "1")
 	t.Cleanup(func() { tr.set(t, "events/enable", "0") })
@@ -79,7 +83,7 @@ func (tr trace) set(t *testing.T, file, value string) {
 }
 
 var (
-	eventLine = regexp.MustCompile(`^\s*volprep-(\d+)\s+\[\d+\]\s+\S+\s+[\d.]+: (.*)$`)
+	eventLine = regexp.MustCompile(`^\s*vp-\d+-(\d+)\s+\[\d+\]\s+\S+\s+[\d.]+: (.*)$`)
 	callEvent = regexp.MustCompile(`^sys_(\w+)\(`)
 	capEvent  = regexp.MustCompile(`^cap_capable: .*, cap (\d+), ret (-?\d+)$`)
 )
@@ -132,13 +136,17 @@ func capabilityName(number int) string {
 func TestEvidence(t *testing.T) {
 	needPrograms(t, "setpriv")
 	tr := startTrace(t)
+	named := filepath.Join(t.TempDir(), tr.name)
+	program("cp", filepath.Join(binaries(t), "volprep"), named).must(t)
 	asked, calls := map[check]int{}, map[string]bool{}
 	root := ""
 	for _, state := range states {
 		if !state.same {
 			root = state.plant(t)
 		}
-		stdout, stderr, status := state.apply(t, root).output(t)
+		run := state.apply(t, root)
+		run.args[slices.Index(run.args, filepath.Join(binaries(t), "volprep"))] = named
+		stdout, stderr, status := run.output(t)
 		if !state.ends(status) {
 			t.Fatalf("%s: exit status %d\n%s", state.name, status, stderr)
 		}
