@@ -126,16 +126,27 @@ func TestEveryExampleManifestGoesWithItsLayout(t *testing.T) {
 	}
 }
 
-// docker-compose 1.29, as Debian has it, is the oldest that knows service_completed_successfully.
-func TestEveryComposeFileIsReadByDockerCompose(t *testing.T) {
-	needPrograms(t, "docker-compose")
+// Every example's Compose file prepares its volumes in a real engine, and finds
+// them right the second time. docker-compose 1.29, as Debian has it, is the
+// oldest that knows service_completed_successfully.
+func TestEveryExampleComposeFilePrepares(t *testing.T) {
+	d := engine(t)
 	files, err := filepath.Glob("../examples/*/compose.yaml")
 	if err != nil || len(files) < 7 {
 		t.Fatalf("%d Compose files, %v", len(files), err)
 	}
+	image := filepath.Join(t.TempDir(), "image.yaml")
+	if err := os.WriteFile(image, []byte(`{version: "3.8", services: {prep: {image: "`+volprepImage+`"}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, file := range files {
-		if got := program("docker-compose", "--file", file, "config", "--services").must(t); !strings.Contains(got, "prep") {
-			t.Errorf("%s: docker-compose reads the services %q", file, got)
-		}
+		t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
+			p := composeOf(t, d, []string{file, image})
+			for _, want := range []string{"changed: ", "unchanged: "} {
+				if got := p.command("run", "--rm", "prep").must(t); !strings.HasPrefix(got, want) {
+					t.Errorf("prep says %q, want %q", got, want)
+				}
+			}
+		})
 	}
 }
