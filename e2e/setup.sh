@@ -12,6 +12,7 @@ packages=(
 	gcc libc6-dev    # the race detector
 	containerd docker.io docker-compose iptables ca-certificates
 	fuse3
+	podman catatonit # plays a pod without a kubelet
 	libcap2-bin     # capsh
 	procps
 	strace          # injected faults and traces
