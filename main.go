@@ -149,7 +149,7 @@ func (c *command) app() *cli.App {
 			{Name: "doctor", Usage: "show what this process and the layout's volumes allow", Action: c.doctor,
 				Description: example("volprep doctor -f layout.yaml"),
 				Flags:       flags(layoutFlags, runFlags)},
-			{Name: "schema", Usage: "print the layout's JSON Schema", Action: c.schema,
+			{Name: "schema", Usage: "print the JSON Schema of the layout, or of an output", ArgsUsage: "[report|access|doctor|check-pod|version]", Action: c.schema,
 				Description: example("volprep schema > layout.schema.json")},
 			{Name: "seccomp", Usage: "print a seccomp profile for the container that runs volprep", Action: c.seccomp,
 				Description: example("volprep seccomp > volprep-seccomp.json; docker run --security-opt seccomp=volprep-seccomp.json …")},
@@ -858,8 +858,15 @@ func (c *command) doctor(ctx *cli.Context) error {
 	return nil
 }
 
-func (c *command) schema(*cli.Context) error {
-	_, err := c.stdout.Write(spec.Schema())
+func (c *command) schema(ctx *cli.Context) error {
+	schema := spec.Schema()
+	if name := ctx.Args().First(); name != "" {
+		var err error
+		if schema, err = prep.OutputSchema(name); err != nil {
+			return fmt.Errorf("schema %s: there is one of %s, and without a name that of the layout", name, strings.Join(prep.OutputSchemas(), ", "))
+		}
+	}
+	_, err := c.stdout.Write(schema)
 	return err
 }
 
