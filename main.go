@@ -549,7 +549,9 @@ func (c *command) apply(ctx *cli.Context) error {
 		return err
 	}
 	if errors.Is(err, prep.ErrCgo) {
-		fmt.Fprintln(c.stderr, "volprep: warning:", err)
+		if had.Permitted != 0 {
+			fmt.Fprintln(c.stderr, "volprep: warning:", err)
+		}
 		keep = nil
 	} else if err != nil {
 		return err
