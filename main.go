@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,8 +105,9 @@ type command struct {
 }
 
 func (c *command) app() *cli.App {
+	cli.HelpPrinter = printHelp
 	cli.VersionPrinter = func(*cli.Context) { fmt.Fprintln(c.stdout, "volprep", versionText()) }
-	return &cli.App{
+	app := &cli.App{
 		Name:                   "volprep",
 		Usage:                  "prepare volumes for servers that run without any privilege",
 		Version:                versionText(),
@@ -152,7 +154,7 @@ func (c *command) app() *cli.App {
 			{Name: "schema", Usage: "print the JSON Schema of the layout, or of an output", ArgsUsage: "[report|access|doctor|check-pod|version]", Action: c.schema,
 				Description: example("volprep schema > layout.schema.json")},
 			{Name: "seccomp", Usage: "print a seccomp profile for the container that runs volprep", Action: c.seccomp,
-				Description: example("volprep seccomp > volprep-seccomp.json; docker run --security-opt seccomp=volprep-seccomp.json …")},
+				Description: example("volprep seccomp > s.json; docker run --security-opt seccomp=s.json …")},
 			{Name: "version", Usage: "print the version", Action: c.version,
 				Description: example("volprep version --format json"),
 				Flags:       []cli.Flag{formatFlag()}},
@@ -160,6 +162,10 @@ func (c *command) app() *cli.App {
 				Description: example("source <(volprep completion bash)")},
 		},
 	}
+	for _, command := range app.Commands {
+		command.OnUsageError = suggesting(command.Flags)
+	}
+	return app
 }
 
 // example is the end of each command's help.
@@ -687,7 +693,7 @@ func (c *command) renderers() []*cli.Command {
 				return c.render(ctx, "configmap", render.PodVariables(), render.Kubernetes)
 			}},
 		{Name: "compose", Usage: "a Compose file, with volprep as its first service",
-			Description: example("volprep render compose -f layout.yaml --as runtime --volume /models=/srv/models"),
+			Description: example("volprep render compose -f layout.yaml --volume /models=/srv/models"),
 			Flags:       flags(layoutFlags, renderFlags, where("file")),
 			Action:      func(ctx *cli.Context) error { return c.render(ctx, "file", nil, render.Compose) }},
 		{Name: "podman", Usage: "a Quadlet unit that reads /etc/volprep/layout.yaml",
@@ -918,9 +924,86 @@ func (c *command) version(ctx *cli.Context) error {
 	return nil
 }
 
+// helpWidth is how wide help is, in columns.
+const helpWidth = 78
+
+// printHelp is cli's, but for a command's own help, which fits a terminal.
+func printHelp(w io.Writer, template string, data any) {
+	command, ok := data.(*cli.Command)
+	// cli gives each command one below it, which is help.
+	below := func(c *cli.Command) bool { return c.Name != "help" }
+	if !ok || slices.ContainsFunc(command.Subcommands, below) {
+		cli.HelpPrinterCustom(w, template, data, nil)
+		return
+	}
+	fmt.Fprintf(w, "%s\n\n", wrapped(command.HelpName+" - "+command.Usage, "", "  "))
+	fmt.Fprintln(w, strings.TrimSpace("Usage:\n  "+command.HelpName+" [FLAGS] "+command.ArgsUsage))
+	fmt.Fprint(w, "\nFlags:\n")
+	for _, flag := range command.VisibleFlags() {
+		documented, ok := flag.(cli.DocGenerationFlag)
+		if !ok {
+			continue
+		}
+		usage, value := strings.ReplaceAll(documented.GetUsage(), "`", ""), ""
+		if parts := strings.Split(documented.GetUsage(), "`"); len(parts) == 3 {
+			value = " " + parts[1]
+		} else if documented.TakesValue() {
+			value = " VALUE"
+		}
+		var names []string
+		for _, name := range flag.Names() {
+			names = append(names, strings.Repeat("-", min(len(name), 2))+name)
+		}
+		slices.Reverse(names)
+		if text := documented.GetDefaultText(); documented.TakesValue() && text != "" && text != "0" && text != "0s" {
+			usage += " (default: " + text + ")"
+		}
+		if variables := documented.GetEnvVars(); len(variables) > 0 {
+			usage += " [$" + strings.Join(variables, ", $") + "]"
+		}
+		fmt.Fprintf(w, "  %s%s\n%s\n", strings.Join(names, ", "), value, wrapped(usage, "        ", "        "))
+	}
+	if command.Description != "" {
+		fmt.Fprintf(w, "\n%s\n", command.Description)
+	}
+}
+
+// wrapped breaks text between words, with one indent for the first line and one for the rest.
+func wrapped(text, first, rest string) string {
+	var out strings.Builder
+	line := first
+	for i, word := range strings.Fields(text) {
+		if i > 0 && len(line)+1+len(word) > helpWidth {
+			out.WriteString(line + "\n")
+			line = rest + word
+			continue
+		}
+		if i > 0 {
+			line += " "
+		}
+		line += word
+	}
+	return out.String() + line
+}
+
+// suggesting adds to the error for a flag that is not there the one that was likely meant.
+func suggesting(flags []cli.Flag) cli.OnUsageErrorFunc {
+	return func(_ *cli.Context, err error, _ bool) error {
+		if _, name, ok := strings.Cut(err.Error(), "flag provided but not defined: -"); ok {
+			if near := cli.SuggestFlag(flags, strings.TrimLeft(name, "-"), false); near != "" {
+				return fmt.Errorf("there is no flag -%s: did you mean %s?", name, near)
+			}
+		}
+		return err
+	}
+}
+
 // welcome is volprep without a command.
 func (c *command) welcome(ctx *cli.Context) error {
 	if name := ctx.Args().First(); name != "" {
+		if near := cli.SuggestCommand(ctx.App.Commands, name); near != "" {
+			return fmt.Errorf("%q is no command: d%s", name, strings.TrimPrefix(near, "D"))
+		}
 		return fmt.Errorf("%q is no command", name)
 	}
 	fmt.Fprint(c.stderr, `volprep prepares volumes before a server starts. What next?

@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rogpeppe/go-internal/txtar"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/urfave/cli/v2"
 
 	"volprep/prep"
 	"volprep/prep/manifest"
@@ -168,4 +170,30 @@ func valid(ts *testscript.TestScript, neg bool, args []string) {
 	output, err := jsonschema.UnmarshalJSON(strings.NewReader(ts.ReadFile(args[1])))
 	ts.Check(err)
 	ts.Check(compiled.Validate(output))
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	c := &command{}
+	for _, one := range c.app().Commands {
+		for _, shown := range append([]*cli.Command{one}, one.Subcommands...) {
+			var help bytes.Buffer
+			app := c.app()
+			app.Writer = &help
+			name := []string{"volprep", one.Name}
+			if shown != one {
+				name = append(name, shown.Name)
+			}
+			if err := app.Run(append(name, "--help")); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(help.String(), shown.Usage[:min(len(shown.Usage), 20)]) {
+				t.Errorf("%q shows no help of its own:\n%s", name, help.String())
+			}
+			for line := range strings.Lines(help.String()) {
+				if utf8.RuneCountInString(strings.TrimRight(line, "\n")) > 80 {
+					t.Errorf("%q is wider than 80 columns: %s", name, line)
+				}
+			}
+		}
+	}
 }
