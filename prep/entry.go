@@ -224,7 +224,7 @@ func (k *worker) mend(f *folder, name []byte, fd int) {
 	failed := func(doing string, err error) {
 		k.fail(k.pathOf(f, name), doing, err, stateOf(&k.stat))
 	}
-	if err := k.statDescriptor(fd); err != nil {
+	if err := k.kernel.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, entryMask|unix.STATX_CTIME, &k.stat); err != nil {
 		failed("looking at it", err)
 		return
 	}
@@ -247,7 +247,11 @@ func (k *worker) mend(f *folder, name []byte, fd int) {
 			"remove it from the volume, or exclude it")
 		return
 	}
-	if k.stat.Nlink > 1 && !k.allNames(f, name, fd) {
+	if k.ReadOnly && k.stat.Nlink == 1 {
+		k.differs(f, name, v.have, v.want)
+		return
+	}
+	if !k.allNames(f, name, fd) {
 		return
 	}
 	if k.ReadOnly {
@@ -257,21 +261,26 @@ func (k *worker) mend(f *folder, name []byte, fd int) {
 	k.become(f, name, fd, v)
 }
 
-// allNames tells whether a file with several names may be changed, as far as
-// hardlinks goes: with inside, when the last of its names was found.
+// allNames tells whether a file may be changed, as far as hardlinks goes: with
+// inside, when the last of its names was found.
 func (k *worker) allNames(f *folder, name []byte, fd int) bool {
-	switch k.Rules.Hardlinks {
-	case spec.HardlinksChange:
+	if k.Rules.Hardlinks == spec.HardlinksChange {
 		return true
-	case spec.HardlinksRefuse:
-		k.refuse(k.pathOf(f, name), linkWhy(uint64(k.stat.Nlink)), "exclude it, replace it by a copy, or say hardlinks: inside or change")
+	}
+	changed, names, settled, there, err := k.namesOf(f, name, fd)
+	switch {
+	case err != nil:
+		k.fail(k.pathOf(f, name), "looking at it", err, stateOf(&k.stat))
+		return false
+	case !there:
+		k.vanished.Add(1)
+		return false
+	case names == 1 && settled:
+		return true
+	case k.Rules.Hardlinks == spec.HardlinksRefuse:
+		k.refuse(k.pathOf(f, name), linkWhy(uint64(names)), "exclude it, replace it by a copy, or say hardlinks: inside or change")
 		return false
 	default:
-		changed, names, settled, err := k.changedLast(fd)
-		if err != nil {
-			k.fail(k.pathOf(f, name), "looking at it", err, stateOf(&k.stat))
-			return false
-		}
 		return k.links.found(identityOf(&k.stat), names, changed, settled, sighting{f.id, string(name)}, k.pathOf(f, name))
 	}
 }

@@ -62,23 +62,63 @@ func (l *links) found(id inodeIdentity, total uint32, changed Moment, settled bo
 // them a fine one: a jiffy, which is 10 ms at most, and as much again.
 const clockTick = 20 * time.Millisecond
 
-// changedLast is a file's ctime and number of names, as soon as that ctime is
-// older than a tick of its clock. A file that is changed over and over is not settled.
-func (k *worker) changedLast(fd int) (changed Moment, names uint32, settled bool, err error) {
+// longAgo is an age of a ctime at which nobody can have moved the file since
+// it was opened a moment ago, whatever a server's clock says.
+const longAgo = time.Hour
+
+// namesOf tells how many names the file behind a descriptor has, and since
+// when, once it is known that the name by which it was opened is one of them.
+// Between the opening and the look at the file its owner can take that name
+// away, so that the names which are left all lie elsewhere. there is false
+// where he did, or where the name is another file's by now.
+func (k *worker) namesOf(f *folder, name []byte, fd int) (changed Moment, names uint32, settled, there bool, err error) {
+	stat := k.stat
 	for range roundsOfChange {
-		var stat unix.Statx_t
-		if err := k.kernel.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_CTIME|unix.STATX_NLINK, &stat); err != nil {
-			return Moment{}, 0, false, err
+		changed, names = ctimeOf(&stat), stat.Nlink
+		age := time.Since(time.Unix(changed.Sec, changed.Nsec))
+		if age > longAgo {
+			return changed, names, true, true, nil
 		}
-		changed, names = Moment{Sec: stat.Ctime.Sec, Nsec: int64(stat.Ctime.Nsec)}, stat.Nlink
-		since := time.Since(time.Unix(changed.Sec, changed.Nsec))
-		if since < 0 || since > clockTick {
+		if age < 0 || age > clockTick {
 			// A server's clock may be ahead of ours; it is compared with itself alone.
-			return changed, names, true, nil
+			var named unix.Statx_t
+			err := k.statName(f, name, &named)
+			if err == unix.ENOENT {
+				return changed, names, true, false, nil
+			}
+			if err != nil || identityOf(&named) != identityOf(&stat) {
+				return changed, names, true, false, err
+			}
+			if ctimeOf(&named) == changed && named.Nlink == names {
+				return changed, names, true, true, nil
+			}
+		} else {
+			time.Sleep(clockTick - age + time.Millisecond)
 		}
-		time.Sleep(clockTick - since + time.Millisecond)
+		if err := k.kernel.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, namesMask, &stat); err != nil {
+			return changed, names, false, false, err
+		}
 	}
-	return changed, names, false, nil
+	return changed, names, false, true, nil
+}
+
+// namesMask is what is asked of a file whose names count.
+const namesMask = unix.STATX_INO | unix.STATX_NLINK | unix.STATX_CTIME
+
+func ctimeOf(stat *unix.Statx_t) Moment {
+	return Moment{Sec: stat.Ctime.Sec, Nsec: int64(stat.Ctime.Nsec)}
+}
+
+// statName looks at a name in a folder, and borrows the folder where it is closed.
+func (k *worker) statName(f *folder, name []byte, stat *unix.Statx_t) error {
+	look := func() error {
+		return k.kernel.StatxName(f.fd, &name[0], unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, namesMask, stat)
+	}
+	err := look()
+	if err == unix.EACCES {
+		err = k.hands.within(f.fd, f, look)
+	}
+	return err
 }
 
 // settleLinks refuses the files of which names are missing.
