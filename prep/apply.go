@@ -53,6 +53,11 @@ func (e *engine) applyVolume(tree *node) {
 	if e.interrupted(tree) || e.report.hasFailure(tree.path) {
 		return
 	}
+	e.enter(tree, e.prepare, e.makeRoot)
+}
+
+// enter finds a volume's root, and goes on with it or, where it is to be made, with its place.
+func (e *engine) enter(tree *node, present func(n *node, fd int), missing func(n *node, at place)) {
 	at, err := e.locate(tree)
 	if err != nil {
 		if tree.volume.Optional && errors.Is(err, unix.ENOENT) {
@@ -64,10 +69,28 @@ func (e *engine) applyVolume(tree *node) {
 	}
 	defer at.close(e.kernel)
 	if at.root < 0 {
-		e.makeRoot(tree, at)
+		missing(tree, at)
 		return
 	}
-	e.prepare(tree, at.root)
+	present(tree, at.root)
+}
+
+// examine looks at a directory that there is; what is none is refused.
+func (e *engine) examine(n *node, fd int) (inodeInfo, bool) {
+	if e.interrupted(n) {
+		return inodeInfo{}, false
+	}
+	info, err := look(e.kernel, fd)
+	if err != nil {
+		e.fail(n, e.failed(n.path, "looking at the directory", err, nil))
+		return info, false
+	}
+	if info.Type != fs.ModeDir {
+		e.refuse(n, info)
+		return info, false
+	}
+	e.report.Summary.Scanned++
+	return info, true
 }
 
 // makeRoot makes a volume's root, and the directories above it that are
@@ -91,19 +114,10 @@ func (e *engine) makeRoot(tree *node, at place) {
 // prepare makes an existing directory, and all below it, as its node says:
 // children first, so that a directory is right only when all below it is.
 func (e *engine) prepare(n *node, fd int) {
-	if e.interrupted(n) {
+	info, ok := e.examine(n, fd)
+	if !ok {
 		return
 	}
-	info, err := look(e.kernel, fd)
-	if err != nil {
-		e.fail(n, e.failed(n.path, "looking at the directory", err, nil))
-		return
-	}
-	if info.Type != fs.ModeDir {
-		e.refuse(n, info)
-		return
-	}
-	e.report.Summary.Scanned++
 	have, err := e.returnOrphan(fd, n.path, info)
 	if err != nil {
 		e.fail(n, e.failed(n.path, "giving back what an earlier run borrowed", err, &info.State))

@@ -61,6 +61,29 @@ var (
 	errOpaque     = errors.New("this process may not look into it")
 )
 
+// mends are for the errors whose cause does not depend on what was being done.
+var mends = []struct {
+	err  error
+	mend string
+}{
+	{unix.EROFS, "the volume is mounted read-only and not yet as the layout says; mount it writable for volprep (readOnly: false), or prepare it elsewhere"},
+	{unix.ENOSPC, "the file system has no space or inodes left, or an ACL is larger than its block allows; free some, or shorten the ACL"},
+	{unix.EDQUOT, "the quota of this user or project is used up; raise it or free some space"},
+	{unix.EOPNOTSUPP, "this file system has no POSIX ACLs; share by group and setgid instead, or use ext4, xfs, btrfs or tmpfs"},
+	{unix.E2BIG, "the ACL is longer than this file system can hold; grant to groups instead of users"},
+	{unix.EIO, "the disk or the server behind the volume is failing; look into the kernel's log"},
+	{unix.EUCLEAN, "the disk or the server behind the volume is failing; look into the kernel's log"},
+	{unix.ESTALE, "the server no longer knows this directory; mount the volume anew and run again"},
+	{unix.ENAMETOOLONG, "shorten the name: this file system allows less than 255 bytes"},
+	{unix.EMLINK, "the parent holds as many directories as this file system allows; spread them over more parents"},
+	{unix.EMFILE, "no descriptors left; raise the limit of open files (ulimit -n, LimitNOFILE)"},
+	{unix.ENFILE, "no descriptors left; raise the limit of open files (ulimit -n, LimitNOFILE)"},
+	{unix.ENOMEM, "the kernel has no memory left for this cgroup; raise the container's memory limit"},
+	{unix.ENOENT, "it vanished meanwhile; run again"},
+	{unix.ENOSYS, "the kernel or the container's seccomp profile does not know this call; use the runtime's default profile"},
+	{errNotAsAsked, "the file system or its server decides owners and modes itself (mount options uid=, gid=, an access point, root squash); set them there and leave them out of the layout"},
+}
+
 // failed makes a Failure of what a system call answered, with the likely
 // cause and the mend. have is the state of the inode acted on, where known.
 func (e *engine) failed(path, doing string, err error, have *State) *Failure {
@@ -100,36 +123,15 @@ func (e *engine) failed(path, doing string, err error, have *State) *Failure {
 	case errors.Is(err, unix.EINVAL) && strings.HasPrefix(doing, "chang"), errors.Is(err, unix.EOVERFLOW):
 		f.Class = ClassNotPermitted
 		f.Mend = "an id has no place in this user namespace (its map: " + idMap() + "); use ids inside the map, a volume mounted with id mapping, or a pod with hostUsers: true"
-	case errors.Is(err, unix.EROFS):
-		f.Mend = "the volume is mounted read-only and not yet as the layout says; mount it writable for volprep (readOnly: false), or prepare it elsewhere"
-	case errors.Is(err, unix.ENOSPC):
-		f.Mend = "the file system has no space or inodes left, or an ACL is larger than its block allows; free some, or shorten the ACL"
-	case errors.Is(err, unix.EDQUOT):
-		f.Mend = "the quota of this user or project is used up; raise it or free some space"
-	case errors.Is(err, unix.EOPNOTSUPP):
-		f.Mend = "this file system has no POSIX ACLs; share by group and setgid instead, or use ext4, xfs, btrfs or tmpfs"
-	case errors.Is(err, unix.E2BIG):
-		f.Mend = "the ACL is longer than this file system can hold; grant to groups instead of users"
-	case errors.Is(err, unix.EIO), errors.Is(err, unix.EUCLEAN):
-		f.Mend = "the disk or the server behind the volume is failing; look into the kernel's log"
-	case errors.Is(err, unix.ESTALE):
-		f.Mend = "the server no longer knows this directory; mount the volume anew and run again"
-	case errors.Is(err, unix.ENAMETOOLONG):
-		f.Mend = "shorten the name: this file system allows less than 255 bytes"
-	case errors.Is(err, unix.EMLINK):
-		f.Mend = "the parent holds as many directories as this file system allows; spread them over more parents"
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		f.Mend = "no descriptors left; raise the limit of open files (ulimit -n, LimitNOFILE)"
-	case errors.Is(err, unix.ENOMEM):
-		f.Mend = "the kernel has no memory left for this cgroup; raise the container's memory limit"
 	case errors.Is(err, unix.ENOENT) && !procFS():
 		f.Mend = "/proc is not mounted here, and modes and ACLs can only be reached through it; mount proc"
-	case errors.Is(err, unix.ENOENT):
-		f.Mend = "it vanished meanwhile; run again"
-	case errors.Is(err, unix.ENOSYS):
-		f.Mend = "the kernel or the container's seccomp profile does not know this call; use the runtime's default profile"
-	case errors.Is(err, errNotAsAsked):
-		f.Mend = "the file system or its server decides owners and modes itself (mount options uid=, gid=, an access point, root squash); set them there and leave them out of the layout"
+	default:
+		for _, plain := range mends {
+			if errors.Is(err, plain.err) {
+				f.Mend = plain.mend
+				break
+			}
+		}
 	}
 	return f
 }

@@ -2,8 +2,6 @@ package prep
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -41,43 +39,22 @@ func survey(ctx context.Context, command string, layout *spec.Layout, options Op
 }
 
 func (e *engine) surveyVolume(tree *node) {
-	at, err := e.locate(tree)
-	if err != nil {
-		if tree.volume.Optional && errors.Is(err, unix.ENOENT) {
-			e.skip(tree, "the volume is optional and its root is missing")
+	e.enter(tree, e.survey, func(tree *node, at place) {
+		info, err := look(e.kernel, at.parent)
+		if err != nil {
+			e.fail(tree, e.failed(path.Dir(tree.path), "looking at the directory above the volume", err, nil))
 			return
 		}
-		e.fail(tree, e.failed(tree.path, "opening the volume", err, nil))
-		return
-	}
-	defer at.close(e.kernel)
-	if at.root >= 0 {
-		e.survey(tree, at.root)
-		return
-	}
-	info, err := look(e.kernel, at.parent)
-	if err != nil {
-		e.fail(tree, e.failed(path.Dir(tree.path), "looking at the directory above the volume", err, nil))
-		return
-	}
-	e.surveyMissing(tree, tree.born(info.State, e.caller))
+		e.surveyMissing(tree, tree.born(info.State, e.caller))
+	})
 }
 
 // survey looks at an existing directory and all below it.
 func (e *engine) survey(n *node, fd int) {
-	if e.interrupted(n) {
+	info, ok := e.examine(n, fd)
+	if !ok {
 		return
 	}
-	info, err := look(e.kernel, fd)
-	if err != nil {
-		e.fail(n, e.failed(n.path, "looking at the directory", err, nil))
-		return
-	}
-	if info.Type != fs.ModeDir {
-		e.refuse(n, info)
-		return
-	}
-	e.report.Summary.Scanned++
 	have := info.State
 	if old, ok := slipOf(info, e.caller); ok {
 		have = old.restore(have)
