@@ -64,7 +64,7 @@ func TestTwoReleasesOfOneTreeAreTheSameBytes(t *testing.T) {
 			t.Errorf("%s differs between two releases: %v", entry.Name(), err)
 		}
 	}
-	if got := strings.Join(names, " "); got != "SHA256SUMS layout.schema.json seccomp.json volprep-image.tar volprep-linux-amd64 volprep-linux-arm64 volprep.cdx.json" {
+	if got := strings.Join(names, " "); got != "SHA256SUMS layout.schema.json seccomp.json volprep-image.tar volprep-layout.5 volprep-linux-amd64 volprep-linux-arm64 volprep.1 volprep.cdx.json" {
 		t.Errorf("a release has %s", got)
 	}
 	check := program("sha256sum", "--check", "--strict", "SHA256SUMS")
@@ -79,6 +79,13 @@ func TestTwoReleasesOfOneTreeAreTheSameBytes(t *testing.T) {
 	}
 	if err != nil || len(bill.Components) < 4 || bytes.Contains(text, []byte("go-fuse")) {
 		t.Errorf("the bill of materials: %v: %s", err, text)
+	}
+
+	for page, words := range map[string]string{"volprep.1": "require\\-caps exact|at\\-most", "volprep-layout.5": "default_acl"} {
+		text, err := os.ReadFile(filepath.Join(first, page))
+		if err != nil || !strings.HasPrefix(string(text), ".TH ") || !strings.Contains(string(text), words) {
+			t.Errorf("%s has no %q: %v", page, words, err)
+		}
 	}
 
 	d := engine(t)

@@ -6,7 +6,7 @@
 // It makes a static binary for each architecture, an OCI image layout of
 // linux/amd64 and linux/arm64 (docker load takes volprep-image.tar, and skopeo
 // and crane the same), a CycloneDX list of the modules in the binary, the JSON
-// Schema of the layout, the seccomp profile, and SHA256SUMS of all.
+// Schema of the layout, the seccomp profile, the manual pages, and SHA256SUMS of all.
 package main
 
 import (
@@ -69,6 +69,12 @@ func release(out, version, commit string, architectures []string) error {
 		return err
 	}
 	files["layout.schema.json"] = spec.Schema()
+	if files["volprep.1"], err = commandPage(); err != nil {
+		return err
+	}
+	if files["volprep-layout.5"], err = layoutPage(); err != nil {
+		return err
+	}
 	var sums bytes.Buffer
 	names := []string{}
 	for name := range files {
