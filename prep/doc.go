@@ -1,7 +1,8 @@
 // Package prep is volprep's engine: it brings volumes to what a layout says,
 // as uid 0 with CAP_CHOWN and CAP_FOWNER alone.
 //
-// A run goes one way. A volume's root is located (walk.go) and its layout
+// A run goes one way. It shuts itself in (sandbox.go, seccomp.go), plans, and
+// gives up the capabilities that the plan does not need (capabilities.go). A volume's root is located (walk.go) and its layout
 // planted as a tree of nodes (tree.go). Each directory is looked at through a
 // descriptor (state.go), the state it must have is computed from what it has
 // and what the layout names (tree.go, inherit.go), and the order of calls from
@@ -10,7 +11,8 @@
 // reach (stage.go) and closed ones borrowed (borrow.go); Plan and Verify only
 // tell (survey.go). What lies in a volume already is walked by [Contents].
 // Expectations are proved by computing what the kernel would decide (access.go,
-// expect.go). All of it ends in a [Report].
+// expect.go). All of it ends in a [Report]. The other way round, [Capture] makes
+// a layout of what is there.
 //
 // What never is traded away:
 //
