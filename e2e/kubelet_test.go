@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// kubelet is a node of one: a kubelet without an API server, which runs the
-// static pods of a directory in a containerd of its own.
+// kubelet is a node: a kubelet with a containerd of its own. Without an API
+// server it runs the static pods of a directory.
 type kubelet struct {
 	dir      string // configuration, logs, state
 	manifest string // static pods
@@ -32,40 +32,37 @@ func node(t testing.TB) *kubelet {
 	needRoot(t)
 	needPrograms(t, "containerd", "ctr", "runc")
 	engine(t) // has the images
-	binary, err := kubeletBinary()
-	if err != nil {
-		lacking(t, "%v", err)
-	}
-	k, err := startNode(binary)
+	needKubernetes(t)
+	k, err := startNode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return k
 }
 
-// kubeletBinary is what e2e/kubelet.sh has built. Building takes minutes, so
-// that is left to e2e/setup.sh.
-func kubeletBinary() (string, error) {
+// needKubernetes ends a test where e2e/kubernetes.sh has built nothing. Building
+// takes minutes, so that is left to e2e/setup.sh.
+func needKubernetes(t testing.TB) {
+	t.Helper()
+	if _, err := kubernetes("kubelet"); err != nil {
+		lacking(t, "%v", err)
+	}
+}
+
+// kubernetes is where e2e/kubernetes.sh has put a program.
+func kubernetes(program string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
-	found, err := filepath.Glob(filepath.Join(cache, "volprep-e2e", "kubelet-*.*.*"))
+	found, err := filepath.Glob(filepath.Join(cache, "volprep-e2e", "kubernetes-*.*.*", program))
 	if err != nil || len(found) == 0 {
-		return "", fmt.Errorf("no kubelet in %s/volprep-e2e: e2e/kubelet.sh builds it from its Go module in some minutes", cache)
+		return "", fmt.Errorf("no %s in %s/volprep-e2e: e2e/kubernetes.sh builds it from its Go module in some minutes", program, cache)
 	}
 	return slices.Max(found), nil
 }
 
-var startNode = func() func(string) (*kubelet, error) {
-	var once sync.Once
-	var k *kubelet
-	var err error
-	return func(binary string) (*kubelet, error) {
-		once.Do(func() { k, err = newNode(binary) })
-		return k, err
-	}
-}()
+var startNode = sync.OnceValues(func() (*kubelet, error) { return newNode("") })
 
 const containerdConfig = `version = 2
 root = "%[1]s/containerd"
@@ -80,7 +77,7 @@ oom_score = 0
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "%[1]s/cni"
+    bin_dir = "/usr/lib/cni"
     conf_dir = "%[1]s/cni"
 `
 
@@ -110,7 +107,18 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 `
 
-func newNode(binary string) (*kubelet, error) {
+// network gives each pod an address, and a way to nowhere but the node.
+const network = `{"cniVersion": "0.4.0", "name": "volprep", "plugins": [{"type": "ptp", "ipam": {
+  "type": "host-local", "ranges": [[{"subnet": "10.213.77.0/24"}]], "dataDir": "%s/addresses"}}]}
+`
+
+// newNode starts a node for the API server of kubeconfig, with a network for
+// its pods; without one, a node of static pods, which use the host's.
+func newNode(kubeconfig string) (*kubelet, error) {
+	binary, err := kubernetes("kubelet")
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp("", "volprep-node-")
 	if err != nil {
 		return nil, err
@@ -135,28 +143,38 @@ func newNode(binary string) (*kubelet, error) {
 	); err != nil {
 		return nil, err
 	}
-	if err := k.daemon("containerd", "--config", filepath.Join(dir, "containerd.toml")); err != nil {
+	if kubeconfig != "" {
+		if err := os.WriteFile(filepath.Join(dir, "cni", "volprep.conflist"), fmt.Appendf(nil, network, dir), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if err := daemon(dir, "containerd", "--config", filepath.Join(dir, "containerd.toml")); err != nil {
 		return nil, err
 	}
-	if err := k.await("containerd", func() bool { return exec.Command("ctr", "--address", k.socket, "version").Run() == nil }); err != nil {
+	if err := await(dir, "containerd", func() bool { return exec.Command("ctr", "--address", k.socket, "version").Run() == nil }); err != nil {
 		return nil, err
 	}
 	transfer := fmt.Sprintf("docker save %s %s | ctr --address %s --namespace k8s.io images import -", volprepImage, runtimeImage, k.socket)
 	if out, err := exec.Command("sh", "-c", transfer).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s: %w\n%s", transfer, err, out)
 	}
-	if err := k.daemon(binary, "--config", filepath.Join(dir, "kubelet.yaml"), "--root-dir", filepath.Join(dir, "root"),
-		"--hostname-override", "node", "--node-ip", "127.0.0.1"); err != nil {
+	args := []string{"--config", filepath.Join(dir, "kubelet.yaml"), "--root-dir", filepath.Join(dir, "root"), "--hostname-override", "node"}
+	if kubeconfig != "" {
+		args = append(args, "--kubeconfig", kubeconfig)
+	} else {
+		args = append(args, "--node-ip", "127.0.0.1")
+		cleanups = append(cleanups, k.removePods)
+	}
+	if err := daemon(dir, binary, args...); err != nil {
 		return nil, err
 	}
-	cleanups = append(cleanups, k.removePods)
-	return k, k.await("kubelet", func() bool { _, err := k.pods(); return err == nil })
+	return k, await(dir, "kubelet", func() bool { _, err := k.pods(); return err == nil })
 }
 
-// daemon starts a program whose output goes to a log in k's directory, and
-// which ends with the tests.
-func (k *kubelet) daemon(name string, args ...string) error {
-	log, err := os.Create(filepath.Join(k.dir, strings.SplitN(filepath.Base(name), "-", 2)[0]+".log"))
+// daemon starts a program whose output goes to a log in dir, and which ends
+// with the tests.
+func daemon(dir, name string, args ...string) error {
+	log, err := os.Create(filepath.Join(dir, filepath.Base(name)+".log"))
 	if err != nil {
 		return err
 	}
@@ -175,11 +193,11 @@ func (k *kubelet) daemon(name string, args ...string) error {
 	return nil
 }
 
-// await waits up to a minute for a daemon.
-func (k *kubelet) await(name string, ready func() bool) error {
+// await waits up to a minute for a daemon, whose log is in dir.
+func await(dir, name string, ready func() bool) error {
 	for deadline := time.Now().Add(time.Minute); !ready(); time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(filepath.Join(k.dir, name+".log"))
+			log, _ := os.ReadFile(filepath.Join(dir, name+".log"))
 			return fmt.Errorf("%s does not answer after a minute; its log ends:\n%s", name, log[max(0, len(log)-4000):])
 		}
 	}
@@ -255,7 +273,7 @@ func (k *kubelet) removePods() {
 	for _, manifest := range manifests {
 		os.Remove(manifest)
 	}
-	k.await("kubelet", func() bool {
+	await(k.dir, "kubelet", func() bool {
 		pods, err := k.pods()
 		out, listed := exec.Command("ctr", "--address", k.socket, "--namespace", "k8s.io", "tasks", "list", "--quiet").Output()
 		return err != nil || listed != nil || len(pods) == 0 && len(strings.TrimSpace(string(out))) == 0
@@ -319,16 +337,21 @@ func (k *kubelet) remove(t testing.TB, name string) {
 	if err := os.Remove(filepath.Join(k.manifest, name+".yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.await("kubelet", func() bool { _, found := k.pod(t, name); return !found }); err != nil {
+	if err := await(k.dir, "kubelet", func() bool { _, found := k.pod(t, name); return !found }); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// logs gives the standard output of the newest run of a pod's container, from
-// CRI's log file: time, stream, F for a full line or P for a part, text.
+// logs gives the standard output of the newest run of a static pod's container.
 func (k *kubelet) logs(t testing.TB, pod, container string) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(k.dir, "logs", "default_"+pod+"-node_*", container, "*.log"))
+	return k.logsOf(t, "default", pod+"-node", container)
+}
+
+// logsOf reads CRI's log file: time, stream, F for a full line or P for a part, text.
+func (k *kubelet) logsOf(t testing.TB, namespace, pod, container string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(k.dir, "logs", namespace+"_"+pod+"_*", container, "*.log"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("container %s of pod %s has no log file in %s: %v", container, pod, k.dir, err)
 	}

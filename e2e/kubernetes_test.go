@@ -53,7 +53,7 @@ func initFailed(p pod) bool {
 func (k *kubelet) servedInPod(t testing.TB, name string) serverReport {
 	t.Helper()
 	var text string
-	if err := k.await("kubelet", func() bool {
+	if err := await(k.dir, "kubelet", func() bool {
 		text = k.logs(t, name, "runtime")
 		return strings.HasSuffix(text, "}\n")
 	}); err != nil {
@@ -221,18 +221,13 @@ func TestKubernetesPodOfWhatIsRendered(t *testing.T) {
 			}
 			manifest := rendered(t, "kubernetes", kind.layout, append(kind.options, "--image", "docker.io/library/"+volprepImage)...)
 			// The test's images, arguments, and a kubelet without a network.
-			for old, here := range map[string]string{
+			manifest = replaced(t, manifest, map[string]string{
 				"\nmetadata: {name: runtime}": "\nmetadata: {name: " + kind.name + "}",
 				"\nspec:\n":                   "\nspec:\n  hostNetwork: true\n  restartPolicy: Never\n",
 				"image: docker.io/library/" + volprepImage + "\n": "image: docker.io/library/" + volprepImage +
 					"\n      imagePullPolicy: Never\n      args: [apply, --format, json, --log-level, warn]\n",
 				"image: runtime\n": "image: docker.io/library/" + runtimeImage + "\n      imagePullPolicy: Never\n      args: " + string(args) + "\n",
-			} {
-				if strings.Count(manifest, old) != 1 {
-					t.Fatalf("not once in what was rendered: %q\n%s", old, manifest)
-				}
-				manifest = strings.Replace(manifest, old, here, 1)
-			}
+			})
 			k.apply(t, kind.name, manifest, ended)
 			report := parseReport(t, k.logs(t, kind.name, "volprep"))
 			if had := strings.Join(report.Capabilities.Had, " "); had != kind.had || report.Result != "changed" {
@@ -243,4 +238,16 @@ func TestKubernetesPodOfWhatIsRendered(t *testing.T) {
 			}
 		})
 	}
+}
+
+// replaced puts what a test needs into a manifest, where each old stands once.
+func replaced(t testing.TB, manifest string, here map[string]string) string {
+	t.Helper()
+	for old, here := range here {
+		if strings.Count(manifest, old) != 1 {
+			t.Fatalf("not once in the manifest: %q\n%s", old, manifest)
+		}
+		manifest = strings.Replace(manifest, old, here, 1)
+	}
+	return manifest
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes a Debian machine ready for the tests of this directory: packages, a
-# Docker Engine that answers, Go modules, a kubelet. Running it again does
+# Docker Engine that answers, Go modules, Kubernetes. Running it again does
 # what is still missing. It wants root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +11,7 @@ packages=(
 	btrfs-progs xfsprogs e2fsprogs util-linux mount # real file systems in loop images
 	gcc libc6-dev    # the race detector
 	containerd docker.io docker-compose iptables ca-certificates
+	containernetworking-plugins etcd-server # a node with a network, and its control plane
 	fuse3
 	podman catatonit # plays a pod without a kubelet
 	libcap2-bin     # capsh
@@ -61,4 +62,4 @@ if ! docker version >/dev/null 2>&1; then
 fi
 
 go mod download
-echo "setup: kubelet is $(e2e/kubelet.sh)"
+echo "setup: Kubernetes is in $(e2e/kubernetes.sh)"
