@@ -127,7 +127,7 @@ func (c *cluster) namespace(t testing.TB, name, level string) namespace {
 	n.apply(t, fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {pod-security.kubernetes.io/enforce: %s}}\n", name, level))
 	t.Cleanup(func() {
 		if t.Failed() {
-			events, _ := outlive(n.command("get", "events,pods", "--output", "wide"))
+			events, _ := outlive(n.command("get", "events,pods"))
 			t.Logf("%s", events)
 		}
 		if out, err := outlive(n.command("delete", "deployments,jobs,pods", "--all", "--now", "--timeout=60s")); err != nil {
@@ -201,7 +201,7 @@ spec:
 func (n namespace) reports(t testing.TB, selector string) map[string]applyReport {
 	t.Helper()
 	names := n.command("get", "pods", "--selector", selector, "--field-selector", "status.phase!=Failed",
-		"--output", `jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name}{"\n"}{end}`).must(t)
+		"--output", "jsonpath={.items[*].metadata.name}").must(t)
 	reports := map[string]applyReport{}
 	for _, name := range strings.Fields(names) {
 		reports[name] = parseReport(t, n.node.logsOf(t, n.name, name, "volprep"))
