@@ -542,7 +542,7 @@ func (c *command) apply(ctx *cli.Context) error {
 		return err
 	}
 	const allowed = prep.CapChown | prep.CapFowner
-	switch beyond := had.Effective &^ allowed; {
+	switch beyond := had.Permitted &^ allowed; {
 	case ctx.String("require-caps") != "exact" && ctx.String("require-caps") != "at-most":
 		return fmt.Errorf("--require-caps %s: must be exact or at-most", ctx.String("require-caps"))
 	case beyond != 0 && ctx.String("require-caps") == "exact":
@@ -567,7 +567,7 @@ func (c *command) apply(ctx *cli.Context) error {
 		options.Shard, options.Shards = shard, shards
 		options.Progress, options.ProgressEvery = c.progress(options.Log)
 		report := prep.Apply(run, layout, options)
-		report.Capabilities.Had = had.Effective.Names()
+		report.Capabilities.Had = had.Permitted.Names()
 		return report
 	}
 	_, err = c.look(ctx, engine, (*prep.Report).Account)

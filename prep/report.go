@@ -101,8 +101,9 @@ type Walked struct {
 	Cleared             []string `json:"cleared,omitempty"`
 }
 
-// Used says which capabilities the process had, which it kept for its changes,
-// and which of those counted.
+// Used says which capabilities the process had (its permitted set, from which
+// a binary with file capabilities raises its own effective one), which it kept
+// for its changes, and which of those counted.
 type Used struct {
 	Had  []string `json:"had"`
 	Kept []string `json:"kept"`

@@ -47,12 +47,36 @@ func (l *layout) add(mediaType string, blob []byte) descriptor {
 	return descriptor{MediaType: mediaType, Digest: digest(blob), Size: len(blob)}
 }
 
+// kind is one of the ways in which an image runs volprep.
+type kind struct {
+	suffix string // of the image's tag and of the file's name
+	user   string
+	// extended are the binary's extended attributes, as records of the layer's tar.
+	extended map[string]string
+}
+
+// kinds: as root in name, and as a plain user by capabilities of the file.
+// The latter are permitted and not effective (cap_chown,cap_fowner=p): the
+// kernel refuses to start a file with effective ones where the container lacks
+// them, even for --help (capabilities(7), "Safety checking for capability-dumb
+// binaries"). The bytes are struct vfs_cap_data of linux/capability.h,
+// revision 2: CAP_CHOWN is bit 0 and CAP_FOWNER bit 3.
+var kinds = []kind{
+	{"", "0", nil},
+	{"-nonroot", "65532", map[string]string{
+		"SCHILY.xattr.security.capability": "\x00\x00\x00\x02" + "\x09\x00\x00\x00" + strings.Repeat("\x00", 12),
+	}},
+}
+
 // archive is a tar of files, whose bytes depend on nothing but them.
-func archive(names []string, files map[string][]byte, mode int64) ([]byte, error) {
+func archive(names []string, files map[string][]byte, mode int64, extended map[string]string) ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	for _, name := range names {
 		header := &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(files[name])), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+		if len(extended) > 0 {
+			header.PAXRecords, header.Format = extended, tar.FormatPAX
+		}
 		if err := w.WriteHeader(header); err != nil {
 			return nil, err
 		}
@@ -66,11 +90,12 @@ func archive(names []string, files map[string][]byte, mode int64) ([]byte, error
 
 // image is an OCI image layout in a tar: one layer with the binary, for each
 // architecture that there is a binary of, and an image for.
-func image(binaries map[string][]byte, version string) ([]byte, error) {
+func image(k kind, binaries map[string][]byte, version string) ([]byte, error) {
 	l := &layout{blobs: map[string][]byte{}}
 	if version == "" {
 		version = "latest"
 	}
+	version += k.suffix
 	var manifests []descriptor
 	// What engines without an image store of their own read in place of the index (docker load).
 	var loads []map[string]any
@@ -79,7 +104,7 @@ func image(binaries map[string][]byte, version string) ([]byte, error) {
 		if !ok {
 			continue
 		}
-		layer, err := archive([]string{"volprep"}, map[string][]byte{"volprep": binary}, 0o755)
+		layer, err := archive([]string{"volprep"}, map[string][]byte{"volprep": binary}, 0o755, k.extended)
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +121,7 @@ func image(binaries map[string][]byte, version string) ([]byte, error) {
 		}
 		config, err := marshal(map[string]any{
 			"architecture": arch, "os": "linux",
-			"config": map[string]any{"User": "0", "Entrypoint": []string{"/volprep"}, "Cmd": []string{"apply"}, "Labels": labels},
+			"config": map[string]any{"User": k.user, "Entrypoint": []string{"/volprep"}, "Cmd": []string{"apply"}, "Labels": labels},
 			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digest(layer)}},
 		})
 		if err != nil {
@@ -134,5 +159,5 @@ func image(binaries map[string][]byte, version string) ([]byte, error) {
 		return nil, err
 	}
 	l.blobs["oci-layout"], l.blobs["index.json"], l.blobs["manifest.json"] = []byte(`{"imageLayoutVersion":"1.0.0"}`), index, loaded
-	return archive(append([]string{"oci-layout", "index.json", "manifest.json"}, l.names...), l.blobs, 0o644)
+	return archive(append([]string{"oci-layout", "index.json", "manifest.json"}, l.names...), l.blobs, 0o644, nil)
 }

@@ -3,10 +3,11 @@
 //
 //	go run ./e2e/release -o dist -version 1.0.0
 //
-// It makes a static binary for each architecture, an OCI image layout of
-// linux/amd64 and linux/arm64 (docker load takes volprep-image.tar, and skopeo
-// and crane the same), a CycloneDX list of the modules in the binary, the JSON
-// Schema of the layout, the seccomp profile, the manual pages, and SHA256SUMS of all.
+// It makes a static binary for each architecture, two OCI image layouts of
+// linux/amd64 and linux/arm64 (docker load takes volprep-image.tar and
+// volprep-nonroot-image.tar, and skopeo and crane the same), a CycloneDX list
+// of the modules in the binary, the JSON Schema of the layout, the seccomp
+// profile, the manual pages, and SHA256SUMS of all.
 package main
 
 import (
@@ -59,8 +60,10 @@ func release(out, version, commit string, architectures []string) error {
 		files[name], binaries[arch] = binary, binary
 	}
 	var err error
-	if files["volprep-image.tar"], err = image(binaries, version); err != nil {
-		return err
+	for _, k := range kinds {
+		if files["volprep"+k.suffix+"-image.tar"], err = image(k, binaries, version); err != nil {
+			return err
+		}
 	}
 	if files["volprep.cdx.json"], err = billOfMaterials(filepath.Join(out, "volprep-linux-"+architectures[0]), version); err != nil {
 		return err
