@@ -14,7 +14,17 @@ import (
 // for the architectures that are named.
 func released(t testing.TB, architectures string) string {
 	t.Helper()
-	tree, out := filepath.Join(t.TempDir(), "tree"), t.TempDir()
+	tree, out := copied(t), t.TempDir()
+	run := program("go", "run", "./e2e/release", "-o", out, "-version", "1.2.3", "-commit", "abc", "-only", architectures)
+	run.dir = tree
+	run.must(t)
+	return out
+}
+
+// copied is a copy of the tree as a stranger gets it, but for dot files.
+func copied(t testing.TB) string {
+	t.Helper()
+	tree := filepath.Join(t.TempDir(), "tree")
 	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -40,10 +50,7 @@ func released(t testing.TB, architectures string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := program("go", "run", "./e2e/release", "-o", out, "-version", "1.2.3", "-commit", "abc", "-only", architectures)
-	run.dir = tree
-	run.must(t)
-	return out
+	return tree
 }
 
 // TestTwoReleasesOfOneTreeAreTheSameBytes, and the image of one runs.
