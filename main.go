@@ -1016,25 +1016,33 @@ func (c *command) welcome(ctx *cli.Context) error {
 	return exitError(exitUsage)
 }
 
-// completions are the scripts by which a shell asks volprep itself for words.
+// completions are the scripts by which a shell asks volprep itself for words:
+// for those that may follow, or with a dash, for the flags.
 var completions = map[string]string{
 	"bash": `_volprep() {
-  local words
-  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" --generate-bash-completion 2>/dev/null)
+  local words dash=
+  [[ ${COMP_WORDS[COMP_CWORD]} == -* ]] && dash=-
+  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" $dash --generate-bash-completion 2>/dev/null)
   COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _volprep volprep
 `,
 	"zsh": `#compdef volprep
 _volprep() {
-  local -a words_
-  words_=("${(@f)$("${words[@]:0:#words[@]-1}" --generate-bash-completion 2>/dev/null)}")
-  _describe volprep words_ || _files
+  local -a answers dash
+  [[ $PREFIX == -* ]] && dash=(-)
+  answers=("${(@f)$("${(@)words[1,CURRENT-1]}" $dash --generate-bash-completion 2>/dev/null)}")
+  _describe ${dash:+-o} volprep answers || _files
 }
 compdef _volprep volprep
 `,
-	"fish": `complete -c volprep -f -n __fish_use_subcommand -a "(volprep --generate-bash-completion)"
-complete -c volprep -n "not __fish_use_subcommand" -a "(eval (commandline -opc) --generate-bash-completion)"
+	"fish": `function __volprep_answers
+  set -l words (commandline -opc)
+  string match -q -- '-*' (commandline -ct); and set -a words -
+  command $words --generate-bash-completion 2>/dev/null
+end
+complete -c volprep -f -n __fish_use_subcommand
+complete -c volprep -a "(__volprep_answers)"
 `,
 }
 

@@ -107,3 +107,39 @@ func TestTwoReleasesOfOneTreeAreTheSameBytes(t *testing.T) {
 	d.command("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--cap-add", "CHOWN", "--cap-add", "FOWNER",
 		"--env", "VOLPREP_LAYOUT={version: 1, volumes: [{path: /models, owner: 1000}]}", "--volume", d.volume(t)+":/models", "volprep:1.2.3").must(t)
 }
+
+// TestArm64BinaryUnderQemu: of a processor that is not this machine's, with
+// the two capabilities, a whole run and its reading back.
+func TestArm64BinaryUnderQemu(t *testing.T) {
+	needRoot(t)
+	needPrograms(t, "qemu-aarch64-static", "setpriv")
+	binary := filepath.Join(released(t, "arm64"), "volprep-linux-arm64")
+	root := t.TempDir()
+	run := func(args ...string) string {
+		t.Helper()
+		return program("setpriv", append([]string{"--bounding-set=-all,+chown,+fowner", "--inh-caps=-all", "qemu-aarch64-static", binary}, args...)...).must(t)
+	}
+	if said := run("version"); !strings.Contains(said, "linux/arm64") {
+		t.Errorf("it says of itself %s", said)
+	}
+	for _, volume := range []string{"models", "logs"} {
+		if err := os.Mkdir(filepath.Join(root, volume), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	layout := []string{"--file", "../examples/nim/layout.yaml", "--root", root}
+	if report := parseReport(t, run(append([]string{"apply", "--format", "json"}, layout...)...)); report.Result != "changed" || report.Summary.Created != 3 {
+		t.Errorf("apply says %+v", report)
+	}
+	for path, want := range map[string]string{
+		"models": "1001:2000 2750", "models/hub/.locks": "1001:2000 2770", "logs/nim": "1000:1000 0750",
+	} {
+		if got := owner(t, filepath.Join(root, path)); got != want {
+			t.Errorf("%s is %s, want %s", path, got, want)
+		}
+	}
+	if report := parseReport(t, run(append([]string{"apply", "--format", "json"}, layout...)...)); report.Result != "unchanged" {
+		t.Errorf("a second apply says %+v", report)
+	}
+	run(append([]string{"verify"}, layout...)...)
+}

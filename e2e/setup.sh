@@ -12,10 +12,12 @@ packages=(
 	gcc libc6-dev    # the race detector
 	containerd docker.io docker-compose iptables ca-certificates
 	containernetworking-plugins etcd-server # a node with a network, and its control plane
+	fish zsh         # their completion
 	fuse3
 	podman catatonit # plays a pod without a kubelet
 	libcap2-bin     # capsh
 	procps
+	qemu-user-static # runs the arm64 binary
 	strace          # injected faults and traces
 	systemd         # systemd-analyze
 )
